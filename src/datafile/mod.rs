@@ -1,0 +1,1 @@
+//! The Optimizely datafile, read. Pure.

@@ -1,0 +1,1 @@
+//! Journal to vendor: one pipeline per integration.

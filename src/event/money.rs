@@ -1,0 +1,1 @@
+//! Exact amounts of money: decimal in, whole hundredths or minor units out. Never a float.

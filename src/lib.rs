@@ -1,0 +1,30 @@
+//! aqueduct: an HTTP event-forwarding gateway.
+//!
+//! The modules below stand in the order of an event's life. An app posts to [`ingest`], which turns the
+//! call into an [`event`] and appends it to the [`journal`]; 200 is answered once that is on stable
+//! storage. [`delivery`] reads the journal with one cursor per integration, maps each event through the
+//! integration's [`blueprint`], cuts batches and sends them through [`vendor`]; every event ends in one
+//! named outcome, settled in the journal. [`registry`] knows what is installed, [`admin`] is the
+//! management API over it, [`logbook`] keeps the bounded logs people look at, and [`app`] wires all.
+
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod lifecycle;
+pub mod metrics;
+pub mod secret;
+pub mod telemetry;
+
+pub mod admin;
+pub mod blueprint;
+pub mod datafile;
+pub mod delivery;
+pub mod event;
+pub mod ingest;
+pub mod journal;
+pub mod logbook;
+pub mod registry;
+pub mod sandbox;
+pub mod vendor;
+
+pub mod cli;

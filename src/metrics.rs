@@ -1,0 +1,1 @@
+//! Every metric: name, labels, unit; one function each.

@@ -1,0 +1,1 @@
+//! A vendor sandbox over real HTTP.
