@@ -1,1 +1,7 @@
+//! The product through its front door: one binary, real HTTP, real SQLite, the vendor sandbox.
 
+mod support;
+
+mod delivery;
+mod ingest;
+mod process;

@@ -1,0 +1,99 @@
+//! The commands: what each subcommand is called with, and the way from words to the function that does it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Inputs, Settings};
+
+/// Exit code for settings that cannot be used (EX_USAGE of sysexits.h).
+const BAD_SETTINGS: u8 = 64;
+
+/// HTTP event-forwarding gateway: durable, explained, exact server-side delivery for experimentation teams.
+#[derive(Debug, Parser)]
+#[command(name = "aqueduct", version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    settings: SettingFlags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Settings given as flags; they beat the environment and the file.
+#[derive(Debug, Args)]
+struct SettingFlags {
+    /// Settings file (TOML).
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where everything durable lives.
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Address of the ingest listener.
+    #[arg(long, global = true, value_name = "ADDR")]
+    ingest_listen: Option<String>,
+    /// Address of the admin listener.
+    #[arg(long, global = true, value_name = "ADDR")]
+    admin_listen: Option<String>,
+    /// Address of the metrics and health listener.
+    #[arg(long, global = true, value_name = "ADDR")]
+    metrics_listen: Option<String>,
+    /// Any other setting, as key=value (may be repeated).
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl SettingFlags {
+    fn inputs(&self) -> Inputs {
+        let named = [
+            ("data_dir", &self.data_dir),
+            ("ingest_listen", &self.ingest_listen),
+            ("admin_listen", &self.admin_listen),
+            ("metrics_listen", &self.metrics_listen),
+        ];
+        let mut flags: Vec<(String, String)> = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect();
+        flags.extend(self.set.iter().map(|pair| match pair.split_once('=') {
+            Some((key, value)) => (key.to_owned(), value.to_owned()),
+            None => (pair.clone(), String::new()),
+        }));
+        Inputs::process(self.config.clone(), flags)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway (also what happens without a command).
+    Serve,
+    /// Run the gateway and a vendor sandbox in a temporary directory, and show what happens to a burst of events.
+    Demo {
+        /// Stop after the report; exit code 0 only if the ledger balances.
+        #[arg(long)]
+        exit: bool,
+    },
+    /// Run the vendor sandbox alone.
+    Sandbox {
+        /// Where it listens.
+        #[arg(long, default_value = "127.0.0.1:9100", value_name = "ADDR")]
+        listen: std::net::SocketAddr,
+    },
+    /// Check blueprints and run their examples; without files, the shipped ones.
+    Check {
+        /// Blueprint files.
+        files: Vec<PathBuf>,
+        /// Print the remarks as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print each request an event would become, and which blueprint line made each field.
+    Try(blueprint::TryArgs),
+    /// Read a journal without a running gateway.
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
+    /// Admin tokens of this data directory.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Print the OpenAPI document of the admin API.
+    Openapi,
+    /// Exit 0 when the gateway's /readyz answers 200 (for container health checks).
+    Healthcheck,
+}
