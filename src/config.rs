@@ -307,8 +307,8 @@ impl Reader {
         let (allow, allow_origin) = self.text("egress_allow");
         let egress_allow: Vec<String> = allow.split(',').map(|entry| entry.trim().to_owned()).filter(|entry| !entry.is_empty()).collect();
         for entry in &egress_allow {
-            if let Err(message) = crate::vendor::guard::check_entry(entry) {
-                self.fault("egress_allow", &allow_origin, message);
+            if let Err(fault) = crate::vendor::guard::Guard::parse(&[entry]) {
+                self.fault("egress_allow", &allow_origin, fault.to_string());
             }
         }
         for key in ["admin_token", "write_key"] {
