@@ -6,7 +6,10 @@ use serde_json::Value;
 
 use crate::blueprint::{Config, FieldFault};
 
+pub mod guard;
 pub mod http;
+pub mod optimizely;
+pub mod refresh;
 
 /// What data cannot say about a vendor.
 pub trait Vendor: Send + Sync + std::fmt::Debug {
@@ -24,5 +27,39 @@ pub trait Vendor: Send + Sync + std::fmt::Debug {
     /// The faults, as fields of the config.
     fn check_document(&self, _config: &Config, _document: &Value) -> Result<(), Vec<FieldFault>> {
         Ok(())
+    }
+
+    /// The revision a table document says it is, for people and metrics.
+    fn document_revision(&self, _document: &Value) -> Option<String> {
+        None
+    }
+
+    /// Whose tables the config asks for: a copy on disk is used again only while this stays the same.
+    fn owner(&self, _config: &Config) -> String {
+        String::new()
+    }
+
+    /// The token to read table documents with, when they are not public.
+    fn document_token(&self, _config: &Config) -> Option<crate::secret::Secret> {
+        None
+    }
+
+    /// Names of events a table document knows, for choosing one to test with; none when any name will do.
+    fn event_keys(&self, _document: &Value) -> Option<Vec<String>> {
+        None
+    }
+
+    /// Headers that make the vendor say what is wrong with a test event.
+    fn test_headers(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+}
+
+/// The vendor of that name, if there is anything data cannot say about it.
+#[must_use]
+pub fn by_name(name: &str) -> Option<&'static dyn Vendor> {
+    match name {
+        "optimizely" => Some(&optimizely::Optimizely),
+        _ => None,
     }
 }
