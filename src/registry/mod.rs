@@ -2,8 +2,26 @@
 //!
 //! [`store`] keeps it durably in `control.db`; readers hold the published, immutable [`View`] and never touch the database.
 
+pub mod audit;
+pub mod checks;
+pub mod picture;
+pub mod random;
+pub mod seal;
+pub mod store;
+
+mod access;
+mod control;
+mod draft;
+mod integrations;
+mod tuning;
+mod values;
+
 use std::collections::HashMap;
 use std::sync::Arc;
+
+pub use control::{ChangeError, Given, OpenError, Registry};
+pub use draft::shipped_variants;
+pub use integrations::Changed;
 
 use crate::blueprint::{Blueprint, Config, Plan};
 use crate::clock::Millis;

@@ -1,0 +1,96 @@
+//! What the registry asks of others before it stores a change. Handed in, so that it knows no network, no journal
+//! and no vendor.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use crate::journal::{FeedStart, Journal, JournalError};
+use crate::secret::Secret;
+use crate::vendor::Vendor;
+
+/// Judges addresses that requests would be sent to.
+pub trait UrlCheck: Send + Sync + std::fmt::Debug {
+    /// Refuses addresses that may not be reached (private, not https, with a user name, …).
+    ///
+    /// # Errors
+    /// A stable short code and the sentence for people.
+    fn check_url(&self, url: &str) -> Result<(), (String, String)>;
+
+    /// True for an address that may be plain http (AQUEDUCT_EGRESS_ALLOW).
+    fn allows_insecure(&self, url: &str) -> bool;
+}
+
+/// Why a document (the datafile) was not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DocumentFault {
+    /// The host answered with this status, not 200.
+    Status(u16),
+    /// 200, but the body is no JSON.
+    NotJson,
+    /// The address may not be reached: code and sentence.
+    Blocked(String, String),
+    /// No answer: in words, without the address.
+    Unreachable(String),
+}
+
+/// Reads a document once, before an integration that depends on it is stored.
+pub trait DocumentCheck: Send + Sync + std::fmt::Debug {
+    /// Fetches `url` (which may hold a secret) within a deadline of its own.
+    fn fetch<'a>(&'a self, url: &'a Secret) -> BoxFuture<'a, Result<Value, DocumentFault>>;
+}
+
+/// Makes and removes the journal feeds that integrations read by.
+pub trait Feeds: Send + Sync + std::fmt::Debug {
+    /// Makes the feed, beginning with the next event.
+    fn open<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
+
+    /// Removes the feed and what is set apart for it. A feed that is not there is removed already.
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
+}
+
+impl Feeds for Journal {
+    fn open<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            self.open_feed(id, FeedStart::Now)
+                .await
+                .map(|_| ())
+                .map_err(|error| error.to_string())
+        })
+    }
+
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            match self.remove_feed(id).await {
+                Ok(()) | Err(JournalError::NoFeed(_)) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+}
+
+/// Everything handed in.
+#[derive(Clone)]
+pub struct Checks {
+    /// Addresses.
+    pub urls: Arc<dyn UrlCheck>,
+    /// Documents.
+    pub documents: Arc<dyn DocumentCheck>,
+    /// Feeds.
+    pub feeds: Arc<dyn Feeds>,
+    /// What only code knows about a vendor; none for a vendor that is data alone.
+    pub vendor: fn(&str) -> Option<&'static dyn Vendor>,
+    /// The blueprints shipped: (path such as `optimizely/default`, text).
+    pub builtin: &'static [(&'static str, &'static str)],
+}
+
+impl std::fmt::Debug for Checks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checks")
+            .field("urls", &self.urls)
+            .field("documents", &self.documents)
+            .field("feeds", &self.feeds)
+            .finish_non_exhaustive()
+    }
+}
