@@ -1,1 +1,261 @@
-//! app
+//! The wiring: the one file that knows every module. `build` opens stores and binds ports, `run` serves until told to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SharedClock;
+use crate::config::Settings;
+use crate::delivery::Delivery;
+use crate::journal::store::sqlite::SqliteStore;
+use crate::journal::{self, Journal};
+use crate::logbook::{self, Logbook};
+use crate::net::{self, ServeOptions};
+use crate::registry::checks::{Checks, DocumentCheck, DocumentFault, UrlCheck};
+use crate::registry::picture::Issued;
+use crate::registry::random::Random;
+use crate::registry::seal::KeyRing;
+use crate::registry::{Given, Registry};
+use crate::secret::Secret;
+use crate::vendor::guard::Guard;
+use crate::vendor::http::{Client, Conditions};
+use crate::{admin, blueprint, ingest, metrics, ops, telemetry, vendor};
+
+/// The bound addresses.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Addresses {
+    /// Ingest listener.
+    pub ingest: SocketAddr,
+    /// Admin listener.
+    pub admin: SocketAddr,
+    /// Metrics and health listener.
+    pub metrics: SocketAddr,
+}
+
+/// A gateway, bound and ready to run.
+pub struct App {
+    addresses: Addresses,
+    issued: Issued,
+    services: Vec<(TcpListener, Router, ServeOptions)>,
+    journal: Journal,
+    delivery: Delivery,
+    logbook: Logbook,
+    draining: Arc<AtomicBool>,
+    drain: Duration,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Opens the data directory and binds the listeners. Delivery of what waits begins here; acceptance with [`App::run`].
+    ///
+    /// # Errors
+    /// When the data directory cannot be used or an address cannot be bound; each says which and the way out.
+    pub async fn build(settings: Settings, clock: SharedClock) -> anyhow::Result<Self> {
+        let prometheus = telemetry::recorder()?;
+        let data_dir = &settings.data_dir;
+        std::fs::create_dir_all(data_dir).with_context(|| {
+            format!("{} cannot be created; check its parent's permissions or set AQUEDUCT_DATA_DIR", data_dir.display())
+        })?;
+
+        // The journal's lock makes this process the directory's only user: it comes first.
+        let store = SqliteStore::open(data_dir, clock.now_ms())?;
+        let journal = Journal::open(Box::new(store), journal_options(&settings), clock.clone())?;
+        let logbook = Logbook::open(data_dir, logbook_options(&settings), clock.clone())?;
+
+        let guard = Arc::new(Guard::parse(&settings.egress_allow)?);
+        let client = Client::new(guard.clone(), concat!("aqueduct/", env!("CARGO_PKG_VERSION")), clock.clone())?;
+        let random = Random::system();
+        let ring = KeyRing::load(data_dir, settings.encryption_keys.as_ref(), &random)?;
+        let checks = Checks {
+            urls: Arc::new(GuardedUrls(guard)),
+            documents: Arc::new(FetchedDocuments(client.clone())),
+            feeds: Arc::new(journal.clone()),
+            vendor: vendor::by_name,
+            builtin: blueprint::builtin(),
+        };
+        let given = Given { write_key: settings.write_key.clone(), admin_token: settings.admin_token.clone() };
+        let (registry, issued) = Registry::open(data_dir, ring, &given, clock.clone(), random, checks)?;
+        registry.finish_interrupted().await?;
+
+        let delivery = Delivery::start(
+            journal.clone(),
+            registry.view(),
+            client,
+            logbook.clone(),
+            clock.clone(),
+            data_dir.clone(),
+        );
+        let draining = Arc::new(AtomicBool::new(false));
+        let ingest = ingest::router(ingest::State {
+            journal: journal.clone(),
+            view: registry.view(),
+            logbook: logbook.clone(),
+            clock: clock.clone(),
+            random: Arc::new(rand::random::<u64>),
+            limits: ingest_options(&settings),
+            draining: draining.clone(),
+            webhooks: Some(Arc::new(delivery.handle())),
+        });
+        let admin = admin::router(admin::State::new(registry, journal.clone(), Arc::new(delivery.handle()), logbook.clone(), clock.clone()));
+        let ops = ops::router(ops::Ops { prometheus, journal: journal.clone(), draining: draining.clone(), clock });
+
+        let drain = Duration::from_secs(settings.drain_s);
+        let ingest_listener = bind("ingest_listen", settings.ingest_listen).await?;
+        let admin_listener = bind("admin_listen", settings.admin_listen).await?;
+        let metrics_listener = bind("metrics_listen", settings.metrics_listen).await?;
+        let addresses = Addresses {
+            ingest: ingest_listener.local_addr()?,
+            admin: admin_listener.local_addr()?,
+            metrics: metrics_listener.local_addr()?,
+        };
+        let inner = ServeOptions { drain: Duration::from_secs(2), connections_max: 256, ..ServeOptions::default() };
+        let public = ServeOptions {
+            head_timeout: Duration::from_secs(settings.header_timeout_s),
+            connections_max: settings.max_connections,
+            refusal: ingest::CONNECTION_REFUSED,
+            drain,
+            connections: metrics::ingest_connections(),
+            refused: metrics::ingest_shed("connections"),
+            ..ServeOptions::default()
+        };
+        Ok(Self {
+            addresses,
+            issued,
+            services: vec![(ingest_listener, ingest, public), (admin_listener, admin, inner.clone()), (metrics_listener, ops, inner)],
+            journal,
+            delivery,
+            logbook,
+            draining,
+            drain,
+        })
+    }
+
+    /// The bound addresses.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Keys and tokens made at this start: shown once, here.
+    #[must_use]
+    pub fn issued(&self) -> &Issued {
+        &self.issued
+    }
+
+    /// Serves until `soft` is cancelled, then drains: `/readyz` turns first, requests under way are answered, what vendors
+    /// have not yet confirmed stays in the journal. `hard` leaves at once, which loses nothing acknowledged either.
+    ///
+    /// # Errors
+    /// When a part ended in a way it should not.
+    pub async fn run(self, soft: CancellationToken, hard: CancellationToken) -> anyhow::Result<()> {
+        let Self { services, journal, delivery, logbook, draining, drain, .. } = self;
+        // Ingest stops first; health and admin answer until the last.
+        let late = CancellationToken::new();
+        let mut served = Vec::new();
+        for (place, (listener, router, options)) in services.into_iter().enumerate() {
+            let stop = if place == 0 { soft.clone() } else { late.clone() };
+            served.push(tokio::spawn(net::serve(listener, router, options, stop)));
+        }
+        soft.cancelled().await;
+        tracing::info!(drain_s = drain.as_secs(), "draining");
+        draining.store(true, Ordering::SeqCst);
+        let stopping = async {
+            let mut served = served.into_iter();
+            if let Some(ingest) = served.next() {
+                ingest.await?;
+            }
+            delivery.stop(drain).await;
+            late.cancel();
+            for other in served {
+                other.await?;
+            }
+            logbook.close().await;
+            journal.close().await;
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            done = stopping => done?,
+            () = hard.cancelled() => tracing::warn!("left without draining; everything acknowledged is in the journal"),
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn bind(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("{setting}: cannot listen on {addr}; is another process there? Port 0 takes a free one"))
+}
+
+fn journal_options(settings: &Settings) -> journal::Options {
+    journal::Options {
+        dedup_bytes_max: settings.dedup_bytes,
+        dedup_window_ms: ms(settings.dedup_window_s),
+        retain_ms: ms(settings.retain_s),
+        retain_bytes: settings.retain_bytes,
+        free_bytes_min: settings.free_bytes_min,
+        ..journal::Options::default()
+    }
+}
+
+fn logbook_options(settings: &Settings) -> logbook::Options {
+    logbook::Options { keep_ms: ms(settings.attempts_keep_s), bytes_max: settings.attempts_bytes, ..logbook::Options::default() }
+}
+
+fn ingest_options(settings: &Settings) -> ingest::Options {
+    ingest::Options {
+        body_bytes_max: settings.max_body_bytes,
+        body_timeout: Duration::from_secs(settings.body_timeout_s),
+        ..ingest::Options::default()
+    }
+}
+
+fn ms(seconds: u64) -> crate::clock::Millis {
+    i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX)
+}
+
+/// The address guard, as the registry asks it.
+#[derive(Debug)]
+struct GuardedUrls(Arc<Guard>);
+
+impl UrlCheck for GuardedUrls {
+    fn check_url(&self, url: &str) -> Result<(), (String, String)> {
+        self.0.check_url(url).map_err(|fault| (fault.code.to_owned(), fault.message))
+    }
+
+    fn allows_insecure(&self, url: &str) -> bool {
+        self.0.allows_insecure(url)
+    }
+}
+
+/// One reading of a document through the outbound client, before an integration is stored.
+#[derive(Debug)]
+struct FetchedDocuments(Client);
+
+impl DocumentCheck for FetchedDocuments {
+    fn fetch<'a>(&'a self, url: &'a Secret) -> BoxFuture<'a, Result<Value, DocumentFault>> {
+        Box::pin(async move {
+            let answer = self
+                .0
+                .get(url, &Conditions::default(), 20 << 20, Duration::from_secs(10))
+                .await
+                .map_err(|error| DocumentFault::Unreachable(error.to_string()))?;
+            if answer.status != 200 {
+                return Err(DocumentFault::Status(answer.status));
+            }
+            serde_json::from_slice(&answer.body).map_err(|_| DocumentFault::NotJson)
+        })
+    }
+}
