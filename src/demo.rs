@@ -29,9 +29,9 @@ pub async fn run(mut settings: Settings, clock: SharedClock, exit: bool, soft: C
     let admin_token = settings.admin_token.get_or_insert_with(|| Secret::new(format!("adm_demo_{}", uuid::Uuid::new_v4().simple()))).clone();
 
     let sandbox = Sandbox::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.context("the vendor sandbox")?;
-    let sandbox_addr = sandbox.addr();
+    let sandbox_addr = sandbox.addr;
     let sandbox_stop = CancellationToken::new();
-    tokio::spawn(sandbox.run(sandbox_stop.clone()));
+    tokio::spawn(sandbox.run(sandbox_stop.clone().cancelled_owned()));
     settings.egress_allow.push(sandbox_addr.to_string());
 
     let app = App::build(settings, clock).await?;

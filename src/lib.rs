@@ -29,3 +29,5 @@ pub mod sandbox;
 pub mod vendor;
 
 pub mod cli;
+pub mod demo;
+pub mod ops;

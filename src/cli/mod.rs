@@ -1,5 +1,10 @@
 //! The commands: what each subcommand is called with, and the way from words to the function that does it.
 
+pub mod blueprint;
+pub mod journal;
+mod serve;
+pub mod token;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -96,4 +101,66 @@ enum Command {
     Openapi,
     /// Exit 0 when the gateway's /readyz answers 200 (for container health checks).
     Healthcheck,
+}
+
+impl Cli {
+    /// Does what the words say.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let inputs = self.settings.inputs();
+        match self.command.unwrap_or(Command::Serve) {
+            Command::Serve => with_settings(&inputs, |settings| in_runtime(serve::serve(settings))),
+            Command::Demo { exit } => with_settings(&inputs, |settings| in_runtime(serve::demo(settings, exit))),
+            Command::Sandbox { listen } => in_runtime(serve::sandbox(listen)),
+            Command::Check { files, json } => printed(blueprint::run_check(&files, json)),
+            Command::Try(args) => printed(blueprint::run_try(&args)),
+            Command::Journal(command) => with_settings(&inputs, |settings| finished(journal::run(command, settings))),
+            Command::Token(command) => with_settings(&inputs, |settings| finished(token::run(command, settings))),
+            Command::Openapi => {
+                println!("{}", crate::admin::openapi());
+                ExitCode::SUCCESS
+            }
+            Command::Healthcheck => with_settings(&inputs, |settings| in_runtime(serve::healthcheck(settings))),
+        }
+    }
+}
+
+/// Runs `command` with checked settings; faults go to stderr, all at once.
+fn with_settings(inputs: &Inputs, command: impl FnOnce(Settings) -> ExitCode) -> ExitCode {
+    match Settings::load(inputs) {
+        Ok(settings) => command(settings),
+        Err(error) => {
+            eprintln!("aqueduct: these settings cannot be used:\n{error}");
+            ExitCode::from(BAD_SETTINGS)
+        }
+    }
+}
+
+/// Runs `work` on a runtime; an error is printed with its causes.
+fn in_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("aqueduct: the runtime does not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = finished(runtime.block_on(work));
+    // Blocking reads must not hold up the end: what they read changes nothing.
+    runtime.shutdown_background();
+    ended
+}
+
+/// An exit code, or an error printed with its causes.
+fn finished(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("aqueduct: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Text for stdout, and whether all went well.
+fn printed((text, passed): (String, bool)) -> ExitCode {
+    print!("{text}");
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -59,8 +59,8 @@ impl TestApp {
         let data_dir = setup.data_dir.unwrap_or_else(|| owned_dir.as_ref().expect("made above").path().to_owned());
         let sandbox_stop = CancellationToken::new();
         let sandbox = Sandbox::bind("127.0.0.1:0".parse().expect("address")).await.expect("sandbox");
-        let sandbox_addr = sandbox.addr();
-        tokio::spawn(sandbox.run(sandbox_stop.clone()));
+        let sandbox_addr = sandbox.addr;
+        tokio::spawn(sandbox.run(sandbox_stop.clone().cancelled_owned()));
 
         let mut inputs = Inputs::default();
         let mut set = |name: &str, value: String| inputs.environment.insert(name.to_owned(), value);
