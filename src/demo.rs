@@ -177,9 +177,9 @@ impl Visitor {
         }
         let received = self.http.get(format!("http://{}/_sandbox/optimizely/summary", self.sandbox)).send().await?.text().await?;
         let received: Value = serde_json::from_str(&received)?;
-        println!("\nOptimizely received {} events in {} requests:", received["unique_events"], received["requests"]);
-        for (key, row) in received["events_by_key"].as_object().into_iter().flatten() {
-            println!("  {key:<16} {:>4} events   revenue {:>9} hundredths", row["count"], row["revenue"]);
+        println!("\nOptimizely received {} events in {} requests:", received["unique_events"], received["requests"]["taken"]);
+        for (key, row) in received["keys"].as_object().into_iter().flatten() {
+            println!("  {key:<16} {:>4} events   revenue {:>9} hundredths", row["counted"], row["revenue"]);
         }
         println!("\nLedger");
         for row in ledger["data"].as_array().into_iter().flatten() {

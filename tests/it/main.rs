@@ -5,3 +5,4 @@ mod support;
 mod delivery;
 mod ingest;
 mod process;
+mod sdk;

@@ -43,6 +43,8 @@ pub struct TestApp {
 pub struct Setup {
     /// Use this data directory instead of a fresh one.
     pub data_dir: Option<PathBuf>,
+    /// Put the sandbox at this address (after a restart: where the integrations look for it).
+    pub sandbox: Option<SocketAddr>,
     /// Other settings, as environment variables.
     pub environment: Vec<(&'static str, String)>,
 }
@@ -55,10 +57,22 @@ impl TestApp {
 
     /// A gateway with chosen settings.
     pub async fn start_with(setup: Setup) -> Self {
-        let owned_dir = if setup.data_dir.is_none() { Some(tempfile::tempdir().expect("temporary directory")) } else { None };
-        let data_dir = setup.data_dir.unwrap_or_else(|| owned_dir.as_ref().expect("made above").path().to_owned());
+        let owned_dir = if setup.data_dir.is_none() {
+            Some(tempfile::tempdir().expect("temporary directory"))
+        } else {
+            None
+        };
+        let data_dir = setup
+            .data_dir
+            .unwrap_or_else(|| owned_dir.as_ref().expect("made above").path().to_owned());
         let sandbox_stop = CancellationToken::new();
-        let sandbox = Sandbox::bind("127.0.0.1:0".parse().expect("address")).await.expect("sandbox");
+        let sandbox = Sandbox::bind(
+            setup
+                .sandbox
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+        )
+        .await
+        .expect("sandbox");
         let sandbox_addr = sandbox.addr;
         tokio::spawn(sandbox.run(sandbox_stop.clone().cancelled_owned()));
 
@@ -66,7 +80,10 @@ impl TestApp {
         let mut set = |name: &str, value: String| inputs.environment.insert(name.to_owned(), value);
         set("AQUEDUCT_DATA_DIR", data_dir.display().to_string());
         for listener in ["INGEST", "ADMIN", "METRICS"] {
-            set(&format!("AQUEDUCT_{listener}_LISTEN"), "127.0.0.1:0".to_owned());
+            set(
+                &format!("AQUEDUCT_{listener}_LISTEN"),
+                "127.0.0.1:0".to_owned(),
+            );
         }
         set("AQUEDUCT_WRITE_KEY", WRITE_KEY.to_owned());
         set("AQUEDUCT_ADMIN_TOKEN", ADMIN_TOKEN.to_owned());
@@ -77,7 +94,9 @@ impl TestApp {
             set(name, value);
         }
         let settings = Settings::load(&inputs).expect("valid settings");
-        let app = App::build(settings, Arc::new(SystemClock)).await.expect("gateway builds");
+        let app = App::build(settings, Arc::new(SystemClock))
+            .await
+            .expect("gateway builds");
         let addresses = app.addresses();
         let soft = CancellationToken::new();
         let gateway = tokio::spawn(app.run(soft.clone(), CancellationToken::new()));
@@ -86,7 +105,11 @@ impl TestApp {
             admin: addresses.admin,
             metrics: addresses.metrics,
             sandbox: sandbox_addr,
-            http: reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().expect("client"),
+            http: reqwest::Client::builder()
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .expect("client"),
             data_dir,
             _owned_dir: owned_dir,
             soft,
@@ -102,8 +125,18 @@ impl TestApp {
 
     /// Posts JSON to the ingest listener with the suite's write key.
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let request = self.http.post(format!("http://{}{path}", self.ingest)).basic_auth(WRITE_KEY, Some(""));
-        answer(request.body(body.to_string()).send().await.expect("ingest answers")).await
+        let request = self
+            .http
+            .post(format!("http://{}{path}", self.ingest))
+            .basic_auth(WRITE_KEY, Some(""));
+        answer(
+            request
+                .body(body.to_string())
+                .send()
+                .await
+                .expect("ingest answers"),
+        )
+        .await
     }
 
     /// Posts one track call; fails the test unless it is accepted.
@@ -111,16 +144,25 @@ impl TestApp {
         let message_id = uuid::Uuid::new_v4().to_string();
         let body = json!({"event": event, "userId": user, "messageId": message_id, "properties": properties});
         let (status, reply) = self.post("/v1/track", &body).await;
-        assert_eq!((status, reply["accepted"].clone()), (200, json!(1)), "{reply}");
+        assert_eq!(
+            (status, reply["accepted"].clone()),
+            (200, json!(1)),
+            "{reply}"
+        );
         message_id
     }
 
     /// Calls the admin API with the suite's token.
     pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let method = method.parse().expect("method");
-        let mut request = self.http.request(method, format!("http://{}/v1/admin/{path}", self.admin)).bearer_auth(ADMIN_TOKEN);
+        let mut request = self
+            .http
+            .request(method, format!("http://{}/v1/admin/{path}", self.admin))
+            .bearer_auth(ADMIN_TOKEN);
         if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body.to_string());
+            request = request
+                .header("content-type", "application/json")
+                .body(body.to_string());
         }
         answer(request.send().await.expect("admin answers")).await
     }
@@ -128,9 +170,13 @@ impl TestApp {
     /// Calls the sandbox's control routes.
     pub async fn sandbox(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         let method = method.parse().expect("method");
-        let mut request = self.http.request(method, format!("http://{}{path}", self.sandbox));
+        let mut request = self
+            .http
+            .request(method, format!("http://{}{path}", self.sandbox));
         if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body.to_string());
+            request = request
+                .header("content-type", "application/json")
+                .body(body.to_string());
         }
         let (status, reply) = answer(request.send().await.expect("sandbox answers")).await;
         assert!(status < 300, "sandbox {path}: {status} {reply}");
@@ -164,7 +210,13 @@ impl TestApp {
         let (status, reply) = self.admin("GET", "ledger", None).await;
         assert_eq!(status, 200, "{reply}");
         assert_eq!(reply["balanced"], json!(true), "{reply}");
-        reply["data"].as_array().expect("rows").iter().find(|row| row["integration"] == json!(integration)).cloned().unwrap_or_else(|| panic!("{integration} in {reply}"))
+        reply["data"]
+            .as_array()
+            .expect("rows")
+            .iter()
+            .find(|row| row["integration"] == json!(integration))
+            .cloned()
+            .unwrap_or_else(|| panic!("{integration} in {reply}"))
     }
 
     /// Waits until the ledger row satisfies `wanted`; fails the test after a while.
@@ -182,12 +234,14 @@ impl TestApp {
 
     /// Waits until nothing is pending.
     pub async fn settled(&self, integration: &str) -> Value {
-        self.ledger_until(integration, |row| row["pending"] == json!(0)).await
+        self.ledger_until(integration, |row| row["pending"] == json!(0))
+            .await
     }
 
     /// What the sandbox's Optimizely has received.
     pub async fn optimizely(&self) -> Value {
-        self.sandbox("GET", "/_sandbox/optimizely/summary", None).await
+        self.sandbox("GET", "/_sandbox/optimizely/summary", None)
+            .await
     }
 
     /// Stops the gateway as SIGTERM would, without looking at the books (the next start of the test does).
@@ -205,7 +259,10 @@ impl TestApp {
             if rows.iter().all(|row| row["pending"] == json!(0)) {
                 break;
             }
-            assert!(began.elapsed() < PATIENCE, "accepted events without an outcome: {reply}");
+            assert!(
+                began.elapsed() < PATIENCE,
+                "accepted events without an outcome: {reply}"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.halt_parts().await;
@@ -214,7 +271,9 @@ impl TestApp {
     async fn halt_parts(&mut self) {
         self.soft.cancel();
         if let Some(gateway) = self.gateway.take() {
-            let ended = tokio::time::timeout(PATIENCE, gateway).await.expect("the gateway stops in time");
+            let ended = tokio::time::timeout(PATIENCE, gateway)
+                .await
+                .expect("the gateway stops in time");
             ended.expect("no panic").expect("clean end");
         }
         self.sandbox_stop.cancel();
@@ -225,7 +284,9 @@ impl Drop for TestApp {
     fn drop(&mut self) {
         self.sandbox_stop.cancel();
         if self.gateway.is_some() && !std::thread::panicking() {
-            panic!("a TestApp was dropped without stop() or halt(): its events were not accounted for");
+            panic!(
+                "a TestApp was dropped without stop() or halt(): its events were not accounted for"
+            );
         }
     }
 }
@@ -233,5 +294,8 @@ impl Drop for TestApp {
 async fn answer(response: reqwest::Response) -> (u16, Value) {
     let status = response.status().as_u16();
     let text = response.text().await.expect("body");
-    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    (
+        status,
+        serde_json::from_str(&text).unwrap_or(Value::String(text)),
+    )
 }

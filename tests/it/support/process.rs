@@ -55,15 +55,31 @@ impl Process {
         stdout.read_line(&mut line).expect("stdout");
         let Ok(ready) = serde_json::from_str::<Value>(&line) else {
             let mut said = String::new();
-            let _closed = child.stderr.take().expect("piped").read_to_string(&mut said);
+            let _closed = child
+                .stderr
+                .take()
+                .expect("piped")
+                .read_to_string(&mut said);
             panic!("no ready line but {line:?}; stderr: {said}");
         };
         // Pipes nobody reads would fill up and stop the process.
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         let mut stderr = child.stderr.take().expect("piped");
         std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-        let address = |name: &str| ready["listening"][name].as_str().expect("address").parse().expect("address");
-        Self { ingest: address("ingest"), admin: address("admin"), metrics: address("metrics"), child, ready_after: began.elapsed() }
+        let address = |name: &str| {
+            ready["listening"][name]
+                .as_str()
+                .expect("address")
+                .parse()
+                .expect("address")
+        };
+        Self {
+            ingest: address("ingest"),
+            admin: address("admin"),
+            metrics: address("metrics"),
+            child,
+            ready_after: began.elapsed(),
+        }
     }
 
     /// SIGKILL.
@@ -74,7 +90,11 @@ impl Process {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let status = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().expect("kill");
+        let status = Command::new("kill")
+            .arg("-TERM")
+            .arg(self.child.id().to_string())
+            .status()
+            .expect("kill");
         assert!(status.success());
     }
 
