@@ -30,7 +30,9 @@ pub struct UrlFault {
 
 /// An entry of `AQUEDUCT_EGRESS_ALLOW` that is neither a network nor `host:port`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{entry}` is neither a network (10.0.0.0/8), an address (10.0.0.7) nor `host:port` (sandbox:9090)")]
+#[error(
+    "`{entry}` is neither a network (10.0.0.0/8), an address (10.0.0.7) nor `host:port` (sandbox:9090)"
+)]
 pub struct AllowFault {
     /// The entry as written.
     pub entry: String,
@@ -448,8 +450,14 @@ mod tests {
 
     #[test]
     fn the_list_opens_exactly_what_it_names() {
-        let guard =
-            Guard::parse(&["127.0.0.0/8", "sandbox:9090", "[::1]:7000", " 10.1.2.3 ", ""]).unwrap();
+        let guard = Guard::parse(&[
+            "127.0.0.0/8",
+            "sandbox:9090",
+            "[::1]:7000",
+            " 10.1.2.3 ",
+            "",
+        ])
+        .unwrap();
         for url in [
             "http://127.0.0.1:4000/x",
             "http://localhost:4000/x",

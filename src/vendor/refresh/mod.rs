@@ -149,7 +149,6 @@ pub struct Refresher {
 struct Fresh {
     tables: BTreeMap<String, Arc<Table>>,
     json: Map<String, Value>,
-    document: Value,
     revision: Option<String>,
 }
 
@@ -198,7 +197,7 @@ impl Refresher {
             match digest(
                 &subject,
                 &document.names,
-                copy.document.clone(),
+                &copy.document,
                 &copy.tables,
                 copy.changed_at_ms,
             ) {
@@ -343,11 +342,12 @@ impl Refresher {
             .as_ref()
             .map(|copy| copy.tables.clone())
             .unwrap_or_default();
-        let body = answer.body.clone();
-        let fresh = tokio::task::spawn_blocking(move || {
-            let json: Value = serde_json::from_slice(&body)
-                .map_err(|error| Fault::refused(format!("it is not JSON: {error}")))?;
-            digest(&subject, &names, json, &earlier, now_ms)
+        let body = answer.body;
+        let (fresh, text) = tokio::task::spawn_blocking(move || {
+            let text = std::str::from_utf8(&body)
+                .map_err(|error| Fault::refused(format!("it is not UTF-8 text: {error}")))?;
+            let fresh = digest(&subject, &names, text, &earlier, now_ms)?;
+            Ok((fresh, Arc::<str>::from(text)))
         })
         .await
         .map_err(|error| Fault::failed(format!("reading it failed: {error}")))??;
@@ -359,7 +359,7 @@ impl Refresher {
             confirmed_at_ms: now_ms,
             changed_at_ms: now_ms,
             tables: fresh.json.clone(),
-            document: fresh.document.clone(),
+            document: text,
         };
         Ok((fresh, copy))
     }
@@ -417,7 +417,10 @@ impl Refresher {
                         all.extend(fresh.tables);
                         *tables = Arc::new(Tables { tables: all });
                     });
-                    (Reading::Updated(number(fresh.revision.as_deref())), "updated")
+                    (
+                        Reading::Updated(number(fresh.revision.as_deref())),
+                        "updated",
+                    )
                 }
             }
             Err(fault) => {
@@ -514,10 +517,12 @@ fn number(revision: Option<&str>) -> Option<u64> {
 fn digest(
     subject: &Subject,
     names: &[String],
-    document: Value,
+    text: &str,
     earlier: &Map<String, Value>,
     now_ms: Millis,
 ) -> Result<Fresh, Fault> {
+    let document: Value = serde_json::from_str(text)
+        .map_err(|error| Fault::refused(format!("it is not JSON: {error}")))?;
     if let Some(vendor) = subject.vendor {
         vendor
             .check_document(&subject.config, &document)
@@ -544,7 +549,6 @@ fn digest(
         revision: subject
             .vendor
             .and_then(|vendor| vendor.document_revision(&document)),
-        document,
     })
 }
 
@@ -553,7 +557,7 @@ fn digest(
 pub fn last_documents(dir: &Path, integration: &str) -> Vec<Value> {
     shelf::load(&shelf::path(dir, integration))
         .into_iter()
-        .map(|copy| copy.document)
+        .filter_map(|copy| serde_json::from_str(&copy.document).ok())
         .collect()
 }
 

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -16,7 +17,7 @@ use crate::clock::Millis;
 const FORMAT: u64 = 1;
 
 /// One document as last read.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Copy {
     /// SHA-256 of its address, in hex.
     pub address: String,
@@ -32,8 +33,8 @@ pub(super) struct Copy {
     pub changed_at_ms: Millis,
     /// The tables read from it, history included, by name.
     pub tables: Map<String, Value>,
-    /// The document itself.
-    pub document: Value,
+    /// The document itself, as received (kept as text: parsed it would take many times the room).
+    pub document: Arc<str>,
 }
 
 /// Hash by which a document is found again.
@@ -99,7 +100,7 @@ fn read(json: &Value) -> Option<Vec<Copy>> {
                 confirmed_at_ms: entry.get("confirmed_at_ms")?.as_i64()?,
                 changed_at_ms: entry.get("changed_at_ms")?.as_i64()?,
                 tables: entry.get("tables")?.as_object()?.clone(),
-                document: entry.get("document")?.clone(),
+                document: entry.get("document")?.as_str()?.into(),
             })
         })
         .collect()
@@ -120,7 +121,7 @@ pub(super) fn save<'a>(
                 "confirmed_at_ms": copy.confirmed_at_ms,
                 "changed_at_ms": copy.changed_at_ms,
                 "tables": copy.tables,
-                "document": copy.document,
+                "document": &*copy.document,
             })
         })
         .collect();
@@ -147,8 +148,7 @@ mod tests {
         let path = path(dir.path(), "int_1/../x");
         assert_eq!(path, dir.path().join("int_1____x.json"));
         assert!(load(&path).is_empty());
-        let document: Value =
-            serde_json::from_str(r#"{"revision":"42","big":12345678901234567890.10}"#).unwrap();
+        let document = r#"{"revision":"42","big":12345678901234567890.10}"#;
         let copy = Copy {
             address: address("https://cdn.example/secret.json"),
             owner: "1/2".into(),
@@ -157,12 +157,12 @@ mod tests {
             confirmed_at_ms: 5,
             changed_at_ms: 4,
             tables: Map::from_iter([("events".to_owned(), json!({"a": 1}))]),
-            document: document.clone(),
+            document: document.into(),
         };
         save(&path, [&copy].into_iter()).unwrap();
         let back = load(&path);
         assert_eq!(back.len(), 1);
-        assert_eq!(back[0].document.to_string(), document.to_string());
+        assert_eq!(&*back[0].document, document);
         assert_eq!(back[0].etag.as_deref(), Some("\"a\""));
         assert_eq!(back[0].tables["events"], json!({"a": 1}));
         let text = std::fs::read_to_string(&path).unwrap();

@@ -1,0 +1,232 @@
+//! May a request go out now? One gate per integration. Pure: `now` is an argument.
+//!
+//! *Open*: yes. *Waiting*: the vendor asked for a pause, or failed several times in a row; when the time is over one
+//! request goes out alone and decides. *Paused*: the vendor will have none of it (401, 403, 404, a redirect …): the
+//! backlog is kept, one request a minute looks whether that has changed, and an admin may have it look at once.
+
+use crate::clock::Millis;
+
+/// So many failures in a row, without one success, close the gate.
+const FAILURES_MAX: u32 = 3;
+
+/// A paused integration is tried this often.
+const PROBE_EVERY_MS: Millis = 60_000;
+
+/// Why an integration is paused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Paused {
+    /// `unauthorized`, `forbidden`, `not_found`, `redirect`, `blocked`, …
+    pub reason: &'static str,
+    /// What the vendor said.
+    pub detail: String,
+    /// Since when.
+    pub since_ms: Millis,
+}
+
+#[derive(Debug)]
+enum State {
+    Open,
+    Waiting {
+        until_ms: Millis,
+    },
+    Probing,
+    Paused {
+        why: Paused,
+        probe_ms: Millis,
+        probing: bool,
+    },
+}
+
+/// The gate.
+#[derive(Debug)]
+pub(super) struct Gate {
+    state: State,
+    failures: u32,
+}
+
+impl Gate {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Open,
+            failures: 0,
+        }
+    }
+
+    /// May a request go out, `in_flight` being under way? Call [`Gate::sent`] when one does.
+    pub(super) fn admits(&self, now_ms: Millis, in_flight: usize) -> bool {
+        match &self.state {
+            State::Open => true,
+            State::Waiting { until_ms } => in_flight == 0 && now_ms >= *until_ms,
+            State::Probing => false,
+            State::Paused {
+                probe_ms, probing, ..
+            } => !probing && in_flight == 0 && now_ms >= *probe_ms,
+        }
+    }
+
+    /// A request went out. True when it is the one that decides.
+    pub(super) fn sent(&mut self) -> bool {
+        match &mut self.state {
+            State::Open => false,
+            State::Waiting { .. } | State::Probing => {
+                self.state = State::Probing;
+                true
+            }
+            State::Paused { probing, .. } => {
+                *probing = true;
+                true
+            }
+        }
+    }
+
+    /// The vendor answered for the events' sake: taken or refused, but it works.
+    pub(super) fn works(&mut self) {
+        self.failures = 0;
+        match &self.state {
+            // An answer to a request sent before the gate closed says nothing about now.
+            State::Open | State::Waiting { .. } | State::Paused { probing: false, .. } => {}
+            State::Probing | State::Paused { probing: true, .. } => self.state = State::Open,
+        }
+    }
+
+    /// No answer, or one that says "later". `asked`: the vendor named a time.
+    pub(super) fn failed(&mut self, now_ms: Millis, wait_ms: Millis, asked: bool) {
+        self.failures = self.failures.saturating_add(1);
+        let until_ms = now_ms.saturating_add(wait_ms);
+        match &mut self.state {
+            State::Open => {
+                if asked || self.failures >= FAILURES_MAX {
+                    self.state = State::Waiting { until_ms };
+                }
+            }
+            State::Probing => self.state = State::Waiting { until_ms },
+            State::Waiting { until_ms: until } => *until = until_ms.max(*until),
+            State::Paused {
+                probe_ms, probing, ..
+            } => {
+                if std::mem::take(probing) {
+                    *probe_ms = now_ms + PROBE_EVERY_MS;
+                }
+            }
+        }
+    }
+
+    /// Failures in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// The vendor will have none of it.
+    pub(super) fn pause(&mut self, now_ms: Millis, reason: &'static str, detail: String) {
+        let since_ms = match &self.state {
+            State::Paused { why, .. } => why.since_ms,
+            _ => now_ms,
+        };
+        self.state = State::Paused {
+            why: Paused {
+                reason,
+                detail,
+                since_ms,
+            },
+            probe_ms: now_ms + PROBE_EVERY_MS,
+            probing: false,
+        };
+    }
+
+    /// An admin says: try now.
+    pub(super) fn resume(&mut self, now_ms: Millis) {
+        match &mut self.state {
+            State::Waiting { until_ms } => *until_ms = now_ms,
+            State::Paused { probe_ms, .. } => *probe_ms = now_ms,
+            State::Open | State::Probing => {}
+        }
+    }
+
+    /// Why it is paused, if it is.
+    pub(super) fn paused(&self) -> Option<&Paused> {
+        match &self.state {
+            State::Paused { why, .. } => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Until when it is closed, if it opens by time.
+    pub(super) fn wakes_ms(&self) -> Option<Millis> {
+        match &self.state {
+            State::Open | State::Probing => None,
+            State::Waiting { until_ms } => Some(*until_ms),
+            State::Paused {
+                probe_ms, probing, ..
+            } => (!probing).then_some(*probe_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_failure_closes_nothing_three_in_a_row_do() {
+        let mut gate = Gate::new();
+        gate.failed(0, 100, false);
+        gate.failed(0, 100, false);
+        gate.works();
+        gate.failed(0, 100, false);
+        gate.failed(0, 100, false);
+        assert!(gate.admits(0, 3));
+        gate.failed(0, 100, false);
+        assert!(!gate.admits(99, 0));
+        assert_eq!(gate.wakes_ms(), Some(100));
+    }
+
+    #[test]
+    fn after_an_outage_one_request_decides() {
+        let mut gate = Gate::new();
+        gate.failed(0, 5_000, true);
+        assert!(!gate.admits(5_000, 2), "others are still under way");
+        assert!(gate.admits(5_000, 0));
+        assert!(gate.sent());
+        assert!(!gate.admits(9_000, 1) && !gate.admits(9_000, 0));
+        gate.failed(9_000, 1_000, false);
+        assert!(!gate.admits(9_999, 0) && gate.admits(10_000, 0));
+        gate.sent();
+        gate.works();
+        assert!(gate.admits(10_000, 3) && gate.failures() == 0);
+    }
+
+    #[test]
+    fn a_late_success_does_not_cut_the_wait_short() {
+        let mut gate = Gate::new();
+        gate.failed(0, 60_000, true);
+        gate.works();
+        assert!(!gate.admits(59_999, 0));
+        gate.failed(1_000, 10, true);
+        assert!(
+            !gate.admits(59_999, 0),
+            "a shorter wait does not replace a longer one"
+        );
+    }
+
+    #[test]
+    fn a_paused_integration_is_tried_once_a_minute_or_when_told() {
+        let mut gate = Gate::new();
+        gate.pause(1_000, "unauthorized", "status 401".into());
+        gate.works();
+        assert!(!gate.admits(60_999, 0) && gate.admits(61_000, 0));
+        assert!(gate.sent());
+        assert!(!gate.admits(200_000, 0));
+        gate.pause(62_000, "forbidden", "status 403".into());
+        let why = gate.paused().unwrap();
+        assert_eq!((why.reason, why.since_ms), ("forbidden", 1_000));
+        gate.resume(63_000);
+        assert!(gate.admits(63_000, 0));
+        gate.sent();
+        gate.failed(64_000, 1, true);
+        assert!(gate.paused().is_some() && !gate.admits(123_999, 0));
+        assert!(gate.admits(124_000, 0));
+        gate.sent();
+        gate.works();
+        assert!(gate.paused().is_none() && gate.admits(124_000, 5));
+    }
+}

@@ -1,0 +1,61 @@
+//! What people see of a pipeline.
+
+use crate::clock::Millis;
+use crate::vendor::refresh::DocumentStatus;
+
+/// What a pipeline is doing.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// About to take up its work.
+    #[default]
+    Starting,
+    /// Delivering, or nothing to deliver.
+    Running,
+    /// Waiting for something that is expected to come by itself: `no_datafile`, `backoff`.
+    Waiting,
+    /// Stopped, by an admin or because the vendor will have none of it; the backlog is kept.
+    Paused,
+    /// Something of ours failed; it is tried again in a moment.
+    Failed,
+}
+
+/// One pipeline, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct Status {
+    /// What it is doing.
+    pub state: State,
+    /// Why, when it is not running: `admin`, `unauthorized`, `forbidden`, `not_found`, `redirect`, `blocked`,
+    /// `no_datafile`, `backoff`, `journal`, …
+    pub reason: Option<String>,
+    /// The same in words: the admin's reason, or what the vendor answered.
+    pub detail: Option<String>,
+    /// Since when (Unix ms).
+    pub since_ms: Option<Millis>,
+    /// For `backoff`: until when (Unix ms).
+    pub until_ms: Option<Millis>,
+    /// When the oldest event without an outcome was accepted (Unix ms).
+    pub oldest_pending_ms: Option<Millis>,
+    /// Requests under way.
+    pub in_flight: usize,
+    /// Events read and not yet settled.
+    pub unsettled: usize,
+    /// What went wrong last, in words.
+    pub last_error: Option<String>,
+    /// When that was (Unix ms).
+    pub last_error_ms: Option<Millis>,
+    /// When the vendor last took something (Unix ms).
+    pub last_success_ms: Option<Millis>,
+    /// The documents its tables are read from, e.g. the datafile.
+    pub documents: Vec<DocumentStatus>,
+}

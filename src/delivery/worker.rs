@@ -1,0 +1,854 @@
+//! One integration's pipeline: reads the journal, maps, sends, settles. Decisions are made in [`super::flow`]; here
+//! is only the I/O around them.
+//!
+//! [`Worker::step`] starts whatever may be started and takes in one thing that ended; [`Worker::run`] does so until
+//! it is told to stop. Everything under way is a value in one set of futures, so a step never waits for two things.
+//! A crash at any point only means that events not yet settled are read, mapped and sent again, byte for byte.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use parking_lot::Mutex;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::batch::Limits;
+use super::flow::{Arrivals, Flow, FlowOptions, Heard, Job};
+use super::retry::Backoff;
+use super::status::{State, Status};
+use super::{Sender, mapping};
+use crate::blueprint::{Reply, Tables, Verdict};
+use crate::clock::{Millis, SharedClock};
+use crate::journal::{Chunk, Feed, Journal, JournalError, Outcome, Parked, Seq};
+use crate::logbook::{Attempt, Logbook};
+use crate::metrics;
+use crate::registry::Integration;
+use crate::vendor::http::{Answer, SendError, SendErrorKind};
+use crate::vendor::refresh::Refresh;
+
+/// Events of one pipeline in memory at once, and their bytes.
+const WINDOW_EVENTS: usize = 8_192;
+const WINDOW_BYTES: usize = 16 << 20;
+
+/// Read from the journal at a time.
+const READ_BYTES: usize = 512 << 10;
+
+/// Parked records are looked for this often.
+const PARKED_EVERY_MS: Millis = 1_000;
+
+/// The limits of the backlog are checked this often.
+const LIMITS_EVERY_MS: Millis = 10_000;
+
+/// What a worker is made of.
+pub(super) struct Parts {
+    pub integration: Arc<Integration>,
+    pub journal: Journal,
+    pub sender: Arc<dyn Sender>,
+    pub logbook: Logbook,
+    pub clock: SharedClock,
+    pub chance: StdRng,
+    pub refresh: Option<Refresh>,
+    pub status: Arc<Mutex<Status>>,
+}
+
+/// An order from outside.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Order {
+    /// Try now, whatever the vendor said.
+    Resume,
+}
+
+/// Something under way that ended.
+enum Done {
+    Read(Result<Chunk, JournalError>),
+    Parked(Result<Vec<Parked>, JournalError>),
+    Mapped(Option<Arrivals>),
+    Sent {
+        job: Box<Job>,
+        at_ms: Millis,
+        result: Result<Answer, SendError>,
+    },
+    Settled {
+        result: Result<(), JournalError>,
+        unparked: Vec<Seq>,
+    },
+    Limits(Result<(Seq, u64), JournalError>),
+    Woken(Result<(), JournalError>),
+}
+
+/// What a step did.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Something moved; step again.
+    Moved,
+    /// Nothing is under way; come back at that time, or when something new comes.
+    Idle(Option<Millis>),
+}
+
+/// One integration's pipeline.
+pub(super) struct Worker {
+    parts: Parts,
+    flow: Flow,
+    tables: watch::Receiver<Arc<Tables>>,
+    /// Kept so that `tables` never closes when there are none to refresh.
+    _no_tables: Option<watch::Sender<Arc<Tables>>>,
+    end: watch::Receiver<Seq>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    read_pos: Seq,
+    feed_pos: Seq,
+    settled_above: Vec<Range<Seq>>,
+    reading: bool,
+    staged: Option<Vec<crate::journal::Entry>>,
+    mapping: bool,
+    parked_reading: bool,
+    parked_known: HashSet<Seq>,
+    parked_at_ms: Millis,
+    settling: bool,
+    checking_limits: bool,
+    limits_at_ms: Millis,
+    hold_reasons: HashSet<String>,
+    stopping: bool,
+    failed: Option<JournalError>,
+    shown_pause: Option<&'static str>,
+}
+
+impl Worker {
+    /// A worker that goes on where the feed stands.
+    pub(super) fn new(parts: Parts, feed: &Feed) -> Self {
+        let (sender, tables) = match &parts.refresh {
+            Some(refresh) => (None, refresh.tables()),
+            None => {
+                let (sender, receiver) = watch::channel(Arc::new(Tables::default()));
+                (Some(sender), receiver)
+            }
+        };
+        let flow = Flow::new(flow_options(&parts.integration));
+        Self {
+            flow,
+            tables,
+            _no_tables: sender,
+            end: parts.journal.end(),
+            work: FuturesUnordered::new(),
+            read_pos: feed.pos,
+            feed_pos: feed.pos,
+            settled_above: feed.settled_above.clone(),
+            reading: false,
+            staged: None,
+            mapping: false,
+            parked_reading: false,
+            parked_known: HashSet::new(),
+            parked_at_ms: 0,
+            settling: false,
+            checking_limits: false,
+            limits_at_ms: 0,
+            hold_reasons: HashSet::new(),
+            stopping: false,
+            failed: None,
+            shown_pause: None,
+            parts,
+        }
+    }
+
+    /// Works until told to stop; then lets what is under way at the vendor end, and settles it.
+    ///
+    /// # Errors
+    /// When the journal fails; nothing is lost, a new worker takes up where this one stood.
+    pub(super) async fn run(
+        mut self,
+        stop: CancellationToken,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+    ) -> Result<(), JournalError> {
+        let mut orders_open = true;
+        loop {
+            self.start_work();
+            self.show();
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            if self.stopping && self.flow.in_flight() == 0 && !self.settling {
+                return Ok(());
+            }
+            let now_ms = self.parts.clock.now_ms();
+            let wait_ms = self
+                .wakes_ms()
+                .saturating_sub(now_ms)
+                .clamp(1, LIMITS_EVERY_MS);
+            let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(1));
+            let at_tail = self.read_pos >= *self.end.borrow();
+            tokio::select! {
+                Some(done) = self.work.next() => self.take(done),
+                changed = self.end.changed(), if at_tail => {
+                    if changed.is_err() {
+                        return Err(JournalError::Closed);
+                    }
+                }
+                Ok(()) = self.tables.changed() => self.tables_changed(),
+                order = orders.recv(), if orders_open => match order {
+                    Some(order) => self.obey(order),
+                    None => orders_open = false,
+                },
+                () = stop.cancelled(), if !self.stopping => self.stopping = true,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Starts what may be started now, then takes in one thing that ended.
+    #[cfg(test)]
+    pub(super) async fn step(&mut self) -> Result<Step, JournalError> {
+        if self.tables.has_changed().unwrap_or(false) {
+            self.tables.mark_unchanged();
+            self.tables_changed();
+        }
+        self.start_work();
+        self.show();
+        match self.work.next().await {
+            Some(done) => self.take(done),
+            None => return Ok(Step::Idle(Some(self.wakes_ms()))),
+        }
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => Ok(Step::Moved),
+        }
+    }
+
+    /// An order from outside.
+    pub(super) fn obey(&mut self, order: Order) {
+        match order {
+            Order::Resume => self.flow.resume(self.parts.clock.now_ms()),
+        }
+    }
+
+    fn wakes_ms(&self) -> Millis {
+        [
+            (!self.halted()).then(|| self.flow.wakes_ms()).flatten(),
+            (!self.halted()).then_some(self.parked_at_ms),
+            Some(self.limits_at_ms),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(Millis::MAX)
+    }
+
+    /// Neither reads nor sends: an admin stopped it, or there is nothing to map with yet.
+    fn halted(&self) -> bool {
+        self.stopping || self.parts.integration.paused.is_some() || self.lacks_tables()
+    }
+
+    /// Without a datafile every key is unknown: better to leave events in the log than to set each apart.
+    fn lacks_tables(&self) -> bool {
+        let tables = self.tables.borrow();
+        self.parts
+            .integration
+            .plan
+            .tables()
+            .iter()
+            .any(|source| !tables.tables.contains_key(&source.name))
+    }
+
+    fn start_work(&mut self) {
+        let now_ms = self.parts.clock.now_ms();
+        if !self.stopping && !self.checking_limits && now_ms >= self.limits_at_ms {
+            self.start_limits(now_ms);
+        }
+        if !self.halted() {
+            self.start_reading();
+            self.start_parked(now_ms);
+            self.start_mapping();
+            while let Some(job) = self.flow.next_job(now_ms) {
+                self.start_sending(job, now_ms);
+            }
+        }
+        if self.flow.take_missing_rows()
+            && let Some(refresh) = &self.parts.refresh
+        {
+            refresh.wanted();
+        }
+        if !self.settling {
+            self.start_settling();
+        }
+    }
+
+    fn start_reading(&mut self) {
+        if self.reading || self.staged.is_some() || !self.flow.wants_fresh() {
+            return;
+        }
+        if self.read_pos >= *self.end.borrow_and_update() {
+            return;
+        }
+        self.reading = true;
+        let (journal, from) = (self.parts.journal.clone(), self.read_pos);
+        self.work.push(Box::pin(async move {
+            Done::Read(journal.read(from, READ_BYTES).await)
+        }));
+    }
+
+    fn start_parked(&mut self, now_ms: Millis) {
+        let room = self.flow.wants_parked();
+        if self.parked_reading || self.mapping || room == 0 || now_ms < self.parked_at_ms {
+            return;
+        }
+        self.parked_reading = true;
+        self.parked_at_ms = now_ms + PARKED_EVERY_MS;
+        // Those in memory already are still parked in the journal: read past them.
+        let limit = self.parked_known.len() + room.min(512);
+        let (journal, feed) = (self.parts.journal.clone(), self.feed());
+        self.work.push(Box::pin(async move {
+            Done::Parked(journal.parked(&feed, now_ms, limit).await)
+        }));
+    }
+
+    fn start_mapping(&mut self) {
+        if self.mapping {
+            return;
+        }
+        let Some(entries) = self.staged.take() else {
+            return;
+        };
+        let (integration, tables) = (self.parts.integration.clone(), self.current_tables());
+        self.spawn_mapping(move || mapping::map_fresh(&integration, &tables, entries));
+    }
+
+    fn spawn_mapping(&mut self, map: impl FnOnce() -> Arrivals + Send + 'static) {
+        self.mapping = true;
+        // JSON for hundreds of events takes milliseconds: off the threads that serve sockets.
+        let task = tokio::task::spawn_blocking(map);
+        self.work
+            .push(Box::pin(async move { Done::Mapped(task.await.ok()) }));
+    }
+
+    fn start_sending(&mut self, mut job: Job, now_ms: Millis) {
+        if job.wire.is_none() {
+            let items: Vec<&[u8]> = job
+                .batch
+                .items
+                .iter()
+                .map(|item| item.json.as_slice())
+                .collect();
+            let made = self.parts.integration.plan.assemble(
+                job.batch.request,
+                &items,
+                &job.batch.envelope.tables,
+            );
+            match made {
+                Ok(request) => job.wire = Some(request),
+                Err(why) => return self.flow.unmakeable(job, why, now_ms),
+            }
+        }
+        let Some(request) = job.wire.clone() else {
+            return;
+        };
+        let timeout = Duration::from_millis(self.parts.integration.tuning.timeout_ms);
+        let sending = self.parts.sender.send(request, timeout);
+        let job = Box::new(job);
+        self.work.push(Box::pin(async move {
+            Done::Sent {
+                job,
+                at_ms: now_ms,
+                result: sending.await,
+            }
+        }));
+    }
+
+    fn start_settling(&mut self) {
+        let Some(settled) = self.flow.take_settle() else {
+            return;
+        };
+        self.settling = true;
+        let settle = settled.settle;
+        for parked in &settle.park {
+            if !self.hold_reasons.contains(&parked.reason) {
+                self.hold_reasons.insert(parked.reason.clone());
+            }
+        }
+        let (journal, clock, feed) = (
+            self.parts.journal.clone(),
+            self.parts.clock.clone(),
+            self.feed(),
+        );
+        self.work.push(Box::pin(async move {
+            let unparked = settle.unpark.clone();
+            let tallies = settle.tallies.clone();
+            let result = journal.settle(settle).await;
+            if result.is_ok() {
+                count(&feed, &tallies, &settled.delivered_at, clock.now_ms());
+            }
+            Done::Settled { result, unparked }
+        }));
+    }
+
+    fn start_limits(&mut self, now_ms: Millis) {
+        self.checking_limits = true;
+        self.limits_at_ms = now_ms + LIMITS_EVERY_MS;
+        let age_ms = i64::try_from(self.parts.integration.tuning.backlog_age_s)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000);
+        let before_ms = now_ms.saturating_sub(age_ms);
+        let (journal, feed) = (self.parts.journal.clone(), self.feed());
+        self.work.push(Box::pin(async move {
+            let checked = async {
+                let old = journal.position_before(before_ms).await?;
+                let bytes = journal.backlog_bytes(&feed).await?;
+                Ok((old, bytes))
+            };
+            Done::Limits(checked.await)
+        }));
+    }
+
+    fn tables_changed(&mut self) {
+        self.parked_at_ms = self.parts.clock.now_ms();
+        let (journal, feed) = (self.parts.journal.clone(), self.feed());
+        let reasons: Vec<String> = self.hold_reasons.iter().cloned().collect();
+        self.work.push(Box::pin(async move {
+            for reason in reasons {
+                if let Err(error) = journal.wake(&feed, &reason).await {
+                    return Done::Woken(Err(error));
+                }
+            }
+            Done::Woken(Ok(()))
+        }));
+    }
+
+    /// Takes in one thing that ended.
+    fn take(&mut self, done: Done) {
+        let now_ms = self.parts.clock.now_ms();
+        match done {
+            Done::Read(Ok(chunk)) => {
+                self.reading = false;
+                self.take_chunk(chunk);
+            }
+            Done::Parked(Ok(parked)) => {
+                self.parked_reading = false;
+                self.take_parked(parked);
+            }
+            Done::Mapped(Some(arrivals)) => {
+                self.mapping = false;
+                self.flow.absorb(arrivals, now_ms);
+            }
+            Done::Mapped(None) => {
+                // Only when the runtime shuts down: the events are still in the journal.
+                self.failed = Some(JournalError::Closed);
+            }
+            Done::Sent { job, at_ms, result } => self.take_answer(*job, at_ms, result, now_ms),
+            Done::Settled {
+                result: Ok(()),
+                unparked,
+            } => {
+                self.settling = false;
+                for seq in unparked {
+                    self.parked_known.remove(&seq);
+                }
+            }
+            Done::Limits(Ok((old, bytes))) => {
+                self.checking_limits = false;
+                self.expire(old, bytes);
+            }
+            Done::Woken(Ok(())) => self.parked_at_ms = now_ms,
+            Done::Read(Err(error))
+            | Done::Parked(Err(error))
+            | Done::Limits(Err(error))
+            | Done::Woken(Err(error))
+            | Done::Settled {
+                result: Err(error), ..
+            } => self.failed = Some(error),
+        }
+    }
+
+    fn take_chunk(&mut self, chunk: Chunk) {
+        self.read_pos = chunk.next;
+        for span in chunk.damaged {
+            let lost = self.unsettled_parts(span);
+            for part in lost {
+                tracing::error!(
+                    integration = self.parts.integration.id,
+                    first = part.start,
+                    last = part.end - 1,
+                    "events unreadable: their journal block is damaged"
+                );
+                self.flow.write_off(part, Outcome::Dead, "damaged");
+            }
+        }
+        let mut entries = chunk.entries;
+        if !self.settled_above.is_empty() {
+            entries.retain(|entry| {
+                !self
+                    .settled_above
+                    .iter()
+                    .any(|run| run.contains(&entry.seq))
+            });
+            let read_pos = self.read_pos;
+            self.settled_above.retain(|run| run.end > read_pos);
+        }
+        if !entries.is_empty() {
+            self.staged = Some(entries);
+        }
+    }
+
+    /// A span without what of it was settled before the last restart.
+    fn unsettled_parts(&self, span: Range<Seq>) -> Vec<Range<Seq>> {
+        let mut parts = Vec::new();
+        let mut from = span.start.max(self.feed_pos);
+        for run in &self.settled_above {
+            if run.end <= from || run.start >= span.end {
+                continue;
+            }
+            if run.start > from {
+                parts.push(from..run.start);
+            }
+            from = from.max(run.end);
+        }
+        if from < span.end {
+            parts.push(from..span.end);
+        }
+        parts
+    }
+
+    fn take_parked(&mut self, mut parked: Vec<Parked>) {
+        parked.retain(|parked| self.parked_known.insert(parked.seq));
+        if parked.is_empty() {
+            return;
+        }
+        // There may be more.
+        self.parked_at_ms = self.parts.clock.now_ms();
+        let (integration, tables) = (self.parts.integration.clone(), self.current_tables());
+        self.spawn_mapping(move || mapping::map_parked(&integration, &tables, parked));
+    }
+
+    fn take_answer(
+        &mut self,
+        job: Job,
+        at_ms: Millis,
+        result: Result<Answer, SendError>,
+        now_ms: Millis,
+    ) {
+        let integration = self.parts.integration.clone();
+        let request = integration
+            .plan
+            .requests()
+            .get(job.batch.request)
+            .map(|request| request.name.clone())
+            .unwrap_or_default();
+        let (heard, label, took, error) = match &result {
+            Ok(answer) => {
+                let verdict = integration.plan.verdict(
+                    job.batch.request,
+                    &Reply {
+                        status: answer.status,
+                        retry_after: answer.retry_after,
+                        body: &answer.body,
+                    },
+                );
+                let heard = Heard {
+                    verdict,
+                    status: Some(answer.status),
+                    answer: String::from_utf8_lossy(&answer.body).into_owned(),
+                };
+                (heard, answer.status.to_string(), answer.took, None)
+            }
+            Err(error) => {
+                let heard = Heard {
+                    verdict: silence(error.kind),
+                    status: None,
+                    answer: error.message.clone(),
+                };
+                let kind = error.kind.as_str().to_owned();
+                (heard, kind.clone(), error.took, Some(kind))
+            }
+        };
+        metrics::vendor_requests(&integration.id, &request, &label).increment(1);
+        metrics::vendor_request_seconds(&integration.id, &request).record(took.as_secs_f64());
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a batch has far fewer than 2^52 items"
+        )]
+        metrics::batch_events(&integration.id).record(job.batch.items.len() as f64);
+        self.note_answer(&heard, &label, now_ms);
+        self.log_attempt(&job, &request, at_ms, took, &result, &heard, error);
+        let chance: f64 = self.parts.chance.random();
+        self.flow.heard(job, heard, now_ms, chance);
+    }
+
+    fn note_answer(&self, heard: &Heard, label: &str, now_ms: Millis) {
+        let mut status = self.parts.status.lock();
+        if heard.verdict == Verdict::Delivered {
+            status.last_success_ms = Some(now_ms);
+        } else {
+            let said: String = heard.answer.chars().take(300).collect();
+            status.last_error = Some(format!("{label}: {said}"));
+            status.last_error_ms = Some(now_ms);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one row of the log")]
+    fn log_attempt(
+        &self,
+        job: &Job,
+        request: &str,
+        at_ms: Millis,
+        took: Duration,
+        result: &Result<Answer, SendError>,
+        heard: &Heard,
+        error: Option<String>,
+    ) {
+        let Some(wire) = &job.wire else {
+            return;
+        };
+        self.parts.logbook.attempt(Attempt {
+            integration: self.parts.integration.id.clone(),
+            request: request.to_owned(),
+            at_ms,
+            took_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
+            attempt: job.failures.saturating_add(1),
+            trigger: job.trigger,
+            seqs: self.flow.seqs(&job.batch),
+            url: super::masked_url(&self.parts.integration, wire.url.expose()),
+            method: wire.method.clone(),
+            request_body: wire.body.clone(),
+            status: heard.status,
+            response_body: match result {
+                Ok(answer) => answer.body.clone(),
+                Err(error) => Bytes::from(error.message.clone()),
+            },
+            verdict: word(&heard.verdict),
+            error,
+        });
+    }
+
+    /// Gives up what is older or more than the limits allow; said loudly, and tallied.
+    fn expire(&mut self, old: Seq, bytes: u64) {
+        if self.reading {
+            // The chunk on its way begins where we would: next time.
+            self.limits_at_ms = self.parts.clock.now_ms() + 100;
+            return;
+        }
+        let end = *self.end.borrow();
+        let mut upto = old.min(end);
+        let limit = self.parts.integration.tuning.backlog_bytes;
+        let records = end.saturating_sub(self.feed_pos);
+        let unread = end.saturating_sub(self.read_pos.max(upto));
+        if bytes > limit && records > 0 {
+            // Blocks differ little in bytes per record: shares of records stand for shares of bytes.
+            let each = u128::from(bytes).div_ceil(u128::from(records)).max(1);
+            let keep = u64::try_from(u128::from(limit) / each).unwrap_or(u64::MAX);
+            if unread > keep {
+                upto = upto.max(end - keep);
+            }
+        }
+        if upto <= self.read_pos {
+            return;
+        }
+        let mut lost = 0;
+        for part in self.unsettled_parts(self.read_pos..upto) {
+            lost += part.end - part.start;
+            self.flow.write_off(part, Outcome::Skipped, "expired");
+        }
+        tracing::error!(
+            integration = self.parts.integration.id,
+            events = lost,
+            upto,
+            "backlog over its limit: the oldest events are given up as skipped (expired)"
+        );
+        self.read_pos = upto;
+    }
+
+    fn current_tables(&self) -> Arc<Tables> {
+        self.tables.borrow().clone()
+    }
+
+    fn feed(&self) -> String {
+        self.parts.integration.id.clone()
+    }
+
+    /// Publishes what people see.
+    fn show(&mut self) {
+        let pause = self.flow.paused();
+        let integration = &self.parts.integration;
+        let mut status = self.parts.status.lock();
+        status.in_flight = self.flow.in_flight();
+        status.unsettled = self.flow.unsettled();
+        let (state, reason, detail, since_ms, until_ms) = if let Some(pause) = &integration.paused {
+            let detail = Some(pause.reason.clone());
+            (
+                State::Paused,
+                Some("admin"),
+                detail,
+                Some(pause.since_ms),
+                None,
+            )
+        } else if let Some(pause) = pause {
+            let detail = Some(pause.detail.chars().take(300).collect());
+            (
+                State::Paused,
+                Some(pause.reason),
+                detail,
+                Some(pause.since_ms),
+                None,
+            )
+        } else if self.lacks_tables() {
+            let fault = self
+                .parts
+                .refresh
+                .iter()
+                .flat_map(Refresh::status)
+                .find_map(|document| document.fault);
+            (State::Waiting, Some("no_datafile"), fault, None, None)
+        } else if let Some(until_ms) = self.flow.waits_until_ms() {
+            let detail = status.last_error.clone();
+            (
+                State::Waiting,
+                Some("backoff"),
+                detail,
+                None,
+                Some(until_ms),
+            )
+        } else {
+            (State::Running, None, None, None, None)
+        };
+        status.state = state;
+        if status.reason.as_deref() != reason {
+            status.reason = reason.map(str::to_owned);
+        }
+        status.detail = detail;
+        status.since_ms = since_ms;
+        status.until_ms = until_ms;
+        drop(status);
+        let shown = if state == State::Paused { reason } else { None };
+        self.show_pause(shown.map(known_reason));
+    }
+
+    fn show_pause(&mut self, reason: Option<&'static str>) {
+        if self.shown_pause == reason {
+            return;
+        }
+        let id = &self.parts.integration.id;
+        if let Some(old) = self.shown_pause {
+            metrics::integration_paused(id, old).set(0.0);
+            tracing::info!(integration = id, "no longer paused");
+        }
+        if let Some(new) = reason {
+            metrics::integration_paused(id, new).set(1.0);
+            tracing::warn!(
+                integration = id,
+                reason = new,
+                "paused; the backlog is kept"
+            );
+        }
+        self.shown_pause = reason;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Some(reason) = self.shown_pause {
+            metrics::integration_paused(&self.parts.integration.id, reason).set(0.0);
+        }
+    }
+}
+
+/// A request without an answer: the vendor may have it or not, the same bytes go out again. An address we may not
+/// reach does not change by trying.
+fn silence(kind: SendErrorKind) -> Verdict {
+    match kind {
+        SendErrorKind::Blocked => Verdict::Pause { reason: "blocked" },
+        SendErrorKind::Timeout
+        | SendErrorKind::Connect
+        | SendErrorKind::Dns
+        | SendErrorKind::Tls
+        | SendErrorKind::Reset
+        | SendErrorKind::Malformed => Verdict::Retry { after: None },
+    }
+}
+
+/// The word of a verdict in the log.
+pub(super) fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Delivered => "delivered",
+        Verdict::Retry { .. } => "retry",
+        Verdict::Bisect => "bisect",
+        Verdict::Reject => "reject",
+        Verdict::Pause { .. } => "pause",
+    }
+}
+
+/// Reasons of pauses as metric labels: a closed set.
+fn known_reason(reason: &str) -> &'static str {
+    match reason {
+        "admin" => "admin",
+        "unauthorized" => "unauthorized",
+        "forbidden" => "forbidden",
+        "not_found" => "not_found",
+        "redirect" => "redirect",
+        "blocked" => "blocked",
+        _ => "unexpected_status",
+    }
+}
+
+fn flow_options(integration: &Integration) -> FlowOptions {
+    let tuning = &integration.tuning;
+    let limits = integration
+        .plan
+        .requests()
+        .iter()
+        .map(|request| Limits {
+            items_max: request
+                .items_max
+                .min(tuning.batch_items.unwrap_or(usize::MAX))
+                .max(1),
+            bytes_max: request
+                .bytes_max
+                .min(tuning.batch_bytes.unwrap_or(usize::MAX)),
+            wait_ms: tuning.batch_wait_ms.map_or_else(
+                || Millis::try_from(request.wait.as_millis()).unwrap_or(Millis::MAX),
+                |wait| Millis::try_from(wait).unwrap_or(Millis::MAX),
+            ),
+        })
+        .collect();
+    let seconds = |s: u64| Millis::try_from(s.saturating_mul(1_000)).unwrap_or(Millis::MAX);
+    FlowOptions {
+        feed: integration.id.clone(),
+        limits,
+        in_flight_max: tuning.in_flight_max,
+        backoff: Backoff {
+            base_ms: tuning.retry_base_ms,
+            cap_ms: tuning.retry_cap_ms,
+        },
+        retry_for_ms: seconds(tuning.retry_for_s),
+        hold_ms: tuning.hold_s.map(seconds),
+        window_events: WINDOW_EVENTS,
+        window_bytes: WINDOW_BYTES,
+    }
+}
+
+/// Tells the metrics of a settle that is durable.
+fn count(
+    feed: &str,
+    tallies: &[crate::journal::Tally],
+    delivered_at: &[(Millis, usize)],
+    now_ms: Millis,
+) {
+    for tally in tallies {
+        metrics::deliveries(feed, tally.outcome.as_str()).increment(tally.n);
+        if tally.outcome == Outcome::Skipped {
+            metrics::skips(feed, &tally.reason).increment(tally.n);
+        }
+    }
+    if !delivered_at.is_empty() {
+        let histogram = metrics::delivery_seconds(feed);
+        for (at_ms, n) in delivered_at {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "an age in milliseconds is far below 2^52"
+            )]
+            let seconds = now_ms.saturating_sub(*at_ms).max(0) as f64 / 1_000.0;
+            histogram.record_many(seconds, *n);
+        }
+    }
+}
