@@ -1,1 +1,240 @@
-//! The management API.
+//! The management API: everything under `/v1/admin`, and its OpenAPI document.
+//!
+//! One file per resource. Handlers read a request, ask registry, journal, delivery or logbook, and describe the
+//! answer; they decide nothing. Who may call what stands beside each call and is enforced in [`auth`].
+
+mod audit;
+mod auth;
+mod blueprints;
+mod catalog;
+mod dead_letters;
+mod deliveries;
+mod events;
+mod extract;
+mod integrations;
+mod later;
+mod ledger;
+mod page;
+mod problem;
+mod rejected;
+mod replays;
+mod services;
+mod sources;
+mod story;
+mod tokens;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi as _;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::clock::{Millis, SharedClock};
+use crate::journal::Journal;
+use crate::registry::Registry;
+use problem::{PROBLEM_JSON, Problem};
+
+pub use services::{
+    AttemptFilter, DeliveryControl, LogbookQuery, RejectedFilter, TestFault,
+};
+
+/// Everything the API is made over.
+#[derive(Clone)]
+pub struct Parts {
+    /// What is installed.
+    pub registry: Registry,
+    /// Events, dead letters, books.
+    pub journal: Journal,
+    /// The running pipelines.
+    pub delivery: Arc<dyn DeliveryControl>,
+    /// The bounded logs.
+    pub logbook: Arc<dyn LogbookQuery>,
+    /// What time it is.
+    pub clock: SharedClock,
+}
+
+/// The API's state. Cheap to clone.
+#[derive(Clone)]
+struct Admin(Arc<Parts>);
+
+impl Admin {
+    fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    fn delivery(&self) -> &dyn DeliveryControl {
+        self.0.delivery.as_ref()
+    }
+
+    fn logbook(&self) -> &dyn LogbookQuery {
+        self.0.logbook.as_ref()
+    }
+
+    fn now_ms(&self) -> Millis {
+        self.0.clock.now_ms()
+    }
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "aqueduct admin API",
+        description = "Manages sources, integrations and blueprints, and shows what became of every event.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    security(("admin_token" = []))
+)]
+struct Document;
+
+/// The router for the admin listener.
+pub fn router(parts: Parts) -> Router {
+    let admin = Admin(Arc::new(parts));
+    let (router, document) = calls().split_for_parts();
+    let document = finished(document);
+    let guard = auth::Guard {
+        admin: admin.clone(),
+        roles: Arc::new(auth::roles(&document)),
+    };
+    let text: Arc<str> = document.to_json().unwrap_or_default().into();
+    router
+        .with_state(admin)
+        .layer(axum::middleware::from_fn_with_state(guard, auth::guard))
+        .route(
+            "/openapi.json",
+            get(move || {
+                let text = Arc::clone(&text);
+                async move { ([(header::CONTENT_TYPE, "application/json")], text.to_string()) }
+            }),
+        )
+        .merge(later::pages())
+        .layer(DefaultBodyLimit::max(extract::BODY_BYTES_MAX))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            tracing::error!("a management call panicked");
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "the call failed unexpectedly; the log says more",
+            )
+            .into_response()
+        }))
+        .layer(axum::middleware::from_fn(finish))
+}
+
+/// The OpenAPI document as text, for `aqueduct openapi`.
+#[must_use]
+pub fn openapi() -> String {
+    finished(calls().into_openapi())
+        .to_pretty_json()
+        .unwrap_or_default()
+}
+
+fn calls() -> OpenApiRouter<Admin> {
+    let v1 = OpenApiRouter::new()
+        .routes(routes!(catalog::list))
+        .routes(routes!(catalog::show))
+        .routes(routes!(catalog::install))
+        .routes(routes!(integrations::list))
+        .routes(routes!(
+            integrations::show,
+            integrations::change,
+            integrations::remove
+        ))
+        .routes(routes!(integrations::pause))
+        .routes(routes!(integrations::resume))
+        .routes(routes!(integrations::test))
+        .routes(routes!(blueprints::show, blueprints::put))
+        .routes(routes!(blueprints::revisions))
+        .routes(routes!(blueprints::revision))
+        .routes(routes!(blueprints::roll_back))
+        .routes(routes!(blueprints::check))
+        .routes(routes!(blueprints::test))
+        .routes(routes!(blueprints::try_out))
+        .routes(routes!(sources::list, sources::create))
+        .routes(routes!(sources::show, sources::remove))
+        .routes(routes!(sources::rotate_key))
+        .routes(routes!(sources::revoke_key))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(events::live))
+        .routes(routes!(events::story))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::show))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::replay))
+        .routes(routes!(replays::show, replays::cancel))
+        .routes(routes!(rejected::list))
+        .routes(routes!(ledger::show))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::verify))
+        .routes(routes!(later::sync_runs))
+        .routes(routes!(later::sync_run));
+    OpenApiRouter::with_openapi(Document::openapi()).nest("/v1/admin", v1)
+}
+
+/// What the macros do not say: the scheme of the token, and the release.
+fn finished(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    document
+        .components
+        .get_or_insert_with(Default::default)
+        .add_security_scheme(
+            "admin_token",
+            SecurityScheme::Http(
+                HttpBuilder::new()
+                    .scheme(HttpAuthScheme::Bearer)
+                    .bearer_format("adm_<id>_<secret>")
+                    .build(),
+            ),
+        );
+    document
+}
+
+/// The last look at every answer: errors that are no problem document yet become one, and browsers are told to
+/// trust nothing in it.
+async fn finish(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let status = response.status();
+    let is_problem = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == PROBLEM_JSON);
+    if (status.is_client_error() || status.is_server_error()) && !is_problem {
+        let allow = response.headers().get(header::ALLOW).cloned();
+        response = Problem::of_status(status).into_response();
+        if let Some(allow) = allow {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+    }
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

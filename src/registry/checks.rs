@@ -2,6 +2,7 @@
 //! and no vendor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
@@ -9,6 +10,14 @@ use serde_json::Value;
 use crate::journal::{FeedStart, Journal, JournalError};
 use crate::secret::Secret;
 use crate::vendor::Vendor;
+use crate::vendor::guard::Guard;
+use crate::vendor::http::{Client, Conditions, SendErrorKind};
+
+/// Time for reading a document while somebody waits for the answer to an install.
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Larger documents are refused.
+const DOCUMENT_BYTES_MAX: usize = 20 << 20;
 
 /// Judges addresses that requests would be sent to.
 pub trait UrlCheck: Send + Sync + std::fmt::Debug {
@@ -37,8 +46,12 @@ pub enum DocumentFault {
 
 /// Reads a document once, before an integration that depends on it is stored.
 pub trait DocumentCheck: Send + Sync + std::fmt::Debug {
-    /// Fetches `url` (which may hold a secret) within a deadline of its own.
-    fn fetch<'a>(&'a self, url: &'a Secret) -> BoxFuture<'a, Result<Value, DocumentFault>>;
+    /// Fetches `url` (which may hold a secret) within a deadline of its own, with a token when it needs one.
+    fn fetch<'a>(
+        &'a self,
+        url: &'a Secret,
+        bearer: Option<Secret>,
+    ) -> BoxFuture<'a, Result<Value, DocumentFault>>;
 }
 
 /// Makes and removes the journal feeds that integrations read by.
@@ -48,6 +61,52 @@ pub trait Feeds: Send + Sync + std::fmt::Debug {
 
     /// Removes the feed and what is set apart for it. A feed that is not there is removed already.
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
+}
+
+impl UrlCheck for Guard {
+    fn check_url(&self, url: &str) -> Result<(), (String, String)> {
+        Self::check_url(self, url).map_err(|fault| (fault.code.to_owned(), fault.message))
+    }
+
+    fn allows_insecure(&self, url: &str) -> bool {
+        Self::allows_insecure(self, url)
+    }
+}
+
+impl DocumentCheck for Client {
+    fn fetch<'a>(
+        &'a self,
+        url: &'a Secret,
+        bearer: Option<Secret>,
+    ) -> BoxFuture<'a, Result<Value, DocumentFault>> {
+        Box::pin(async move {
+            let conditions = Conditions {
+                bearer,
+                ..Conditions::default()
+            };
+            let answer = self
+                .get(
+                    url.expose(),
+                    &conditions,
+                    DOCUMENT_TIMEOUT,
+                    DOCUMENT_BYTES_MAX,
+                )
+                .await
+                .map_err(|error| match error.kind {
+                    SendErrorKind::Blocked => {
+                        DocumentFault::Blocked("private_address".to_owned(), error.message)
+                    }
+                    _ => DocumentFault::Unreachable(error.message),
+                })?;
+            match answer.status {
+                200 if answer.cut => Err(DocumentFault::NotJson),
+                200 => {
+                    serde_json::from_slice(&answer.body).map_err(|_| DocumentFault::NotJson)
+                }
+                status => Err(DocumentFault::Status(status)),
+            }
+        })
+    }
 }
 
 impl Feeds for Journal {

@@ -281,15 +281,17 @@ impl Draft {
         let mut warnings = Vec::new();
         let mut faults = Vec::new();
         let mut seen: Vec<&Secret> = Vec::new();
+        let known = (checks.vendor)(vendor);
         for table in self.plan.tables() {
             if seen.contains(&&table.url) {
                 continue;
             }
             seen.push(&table.url);
             let field = self.field_behind(&table.url);
-            match checks.documents.fetch(&table.url).await {
+            let bearer = known.and_then(|vendor| vendor.document_token(&self.config));
+            match checks.documents.fetch(&table.url, bearer).await {
                 Ok(document) => {
-                    if let Some(vendor) = (checks.vendor)(vendor)
+                    if let Some(vendor) = known
                         && let Err(found) = vendor.check_document(&self.config, &document)
                     {
                         faults.extend(found);

@@ -1,0 +1,127 @@
+//! Who may call what. The least role of each call stands beside it, in the OpenAPI document (`x-minimum-role`), and
+//! is enforced from there: a call without one needs the role admin.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use utoipa::openapi::OpenApi;
+
+use super::Admin;
+use super::problem::Problem;
+use crate::registry::Role;
+
+/// Name of the document's extension that holds the least role of a call.
+pub(super) const EXTENSION: &str = "x-minimum-role";
+
+/// Least role by path and method.
+pub(super) type Roles = HashMap<(String, Method), Role>;
+
+/// What the guard knows.
+#[derive(Clone)]
+pub(super) struct Guard {
+    pub(super) admin: Admin,
+    pub(super) roles: Arc<Roles>,
+}
+
+/// Reads the roles out of the document.
+pub(super) fn roles(document: &OpenApi) -> Roles {
+    let mut roles = Roles::new();
+    for (path, item) in &document.paths.paths {
+        let operations = [
+            (Method::GET, &item.get),
+            (Method::POST, &item.post),
+            (Method::PUT, &item.put),
+            (Method::PATCH, &item.patch),
+            (Method::DELETE, &item.delete),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            let role = operation
+                .extensions
+                .as_ref()
+                .and_then(|extensions| extensions.get(EXTENSION))
+                .and_then(|role| serde_json::from_value(role.clone()).ok())
+                .unwrap_or(Role::Admin);
+            roles.insert((path.clone(), method), role);
+        }
+    }
+    roles
+}
+
+/// Lets a request through when its token may make the call; handlers find the `Actor` in the extensions.
+pub(super) async fn guard(
+    State(guard): State<Guard>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(path) = request.extensions().get::<MatchedPath>().cloned() else {
+        return next.run(request).await;
+    };
+    let method = if *request.method() == Method::HEAD {
+        Method::GET
+    } else {
+        request.method().clone()
+    };
+    let key = (path.as_str().to_owned(), method.clone());
+    let known = guard.roles.get(&key).copied();
+    if known.is_none() && guard.roles.keys().any(|(path, _)| *path == key.0) {
+        // Another method of a known path: answered with 405.
+        return next.run(request).await;
+    }
+    let needed = known.unwrap_or(Role::Admin);
+    let Some(token) = bearer(&request) else {
+        return unauthorized(
+            "missing_token",
+            "send an admin token: `Authorization: Bearer adm_…`",
+        );
+    };
+    // A token revoked or made by another process counts from its next request on.
+    if let Err(error) = guard.admin.registry().refresh().await {
+        return Problem::from(error).into_response();
+    }
+    let now_ms = guard.admin.now_ms();
+    let Some(actor) = guard.admin.registry().picture().bearer(&token, now_ms) else {
+        return unauthorized(
+            "invalid_token",
+            "the token is unknown, expired or revoked; `aqueduct token create` makes one",
+        );
+    };
+    if actor.role < needed {
+        if method != Method::GET {
+            let object = request.uri().path().to_owned();
+            let noted = guard
+                .admin
+                .registry()
+                .note(&actor, "request", &object, None, "forbidden")
+                .await;
+            if let Err(error) = noted {
+                return Problem::from(error).into_response();
+            }
+        }
+        return Problem::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!("this call needs the role {needed:?}; the token has {:?}", actor.role)
+                .to_lowercase(),
+        )
+        .into_response();
+    }
+    request.extensions_mut().insert(actor);
+    next.run(request).await
+}
+
+fn bearer(request: &Request) -> Option<String> {
+    let text = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim().to_owned())
+}
+
+fn unauthorized(code: &str, message: &str) -> Response {
+    Problem::new(StatusCode::UNAUTHORIZED, code, message).into_response()
+}

@@ -1,0 +1,195 @@
+//! Sources and their write keys. A key is shown once, when it is made.
+
+use axum::Json;
+use axum::extract::{Extension, Path, State};
+use axum::http::StatusCode;
+
+use super::Admin;
+use super::extract::{Body, MaybeBody, Params};
+use super::page::{Page, Paging, rfc3339};
+use super::problem::Problem;
+use crate::registry::audit::Actor;
+use crate::registry::picture::SourceEntry;
+
+/// A source.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub(super) struct SourceView {
+    id: String,
+    name: String,
+    /// Events a second it may post; null = no limit of its own.
+    rate: Option<u32>,
+    created_at: String,
+    /// Its live keys, oldest first; two while rotating.
+    keys: Vec<KeyView>,
+    /// The new key; shown only in the answer that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write_key: Option<String>,
+}
+
+/// A live write key, by its beginning.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub(super) struct KeyView {
+    id: String,
+    prefix: String,
+    label: String,
+    created_at: String,
+}
+
+/// A new source.
+#[derive(Debug, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewSource {
+    /// Name for people; unique.
+    name: String,
+    /// Events a second it may post; no limit of its own when left out.
+    #[serde(default)]
+    rate: Option<u32>,
+}
+
+/// A new key.
+#[derive(Debug, Default, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewKey {
+    /// What it is for.
+    #[serde(default)]
+    label: String,
+}
+
+impl From<&SourceEntry> for SourceView {
+    fn from(entry: &SourceEntry) -> Self {
+        Self {
+            id: entry.source.id.clone(),
+            name: entry.source.name.clone(),
+            rate: entry.source.rate,
+            created_at: rfc3339(entry.source.created_at_ms),
+            keys: entry
+                .keys
+                .iter()
+                .map(|key| KeyView {
+                    id: key.id.clone(),
+                    prefix: key.prefix.clone(),
+                    label: key.label.clone(),
+                    created_at: rfc3339(key.created_at_ms),
+                })
+                .collect(),
+            write_key: None,
+        }
+    }
+}
+
+fn known(admin: &Admin, id: &str) -> Result<SourceView, Problem> {
+    admin
+        .registry()
+        .picture()
+        .source(id)
+        .map(SourceView::from)
+        .ok_or_else(|| Problem::not_found("source", id))
+}
+
+/// Lists the sources.
+#[utoipa::path(
+    get, path = "/sources", tag = "sources",
+    params(Paging),
+    responses((status = 200, body = Page<SourceView>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    extensions(("x-minimum-role" = json!("viewer")))
+)]
+pub(super) async fn list(
+    State(admin): State<Admin>,
+    Params(paging): Params<Paging>,
+) -> Result<Json<Page<SourceView>>, Problem> {
+    let views = admin
+        .registry()
+        .picture()
+        .sources
+        .iter()
+        .map(SourceView::from)
+        .collect();
+    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| &view.id).map(Json)
+}
+
+/// Shows a source.
+#[utoipa::path(
+    get, path = "/sources/{id}", tag = "sources",
+    params(("id" = String, Path, description = "`src_…`")),
+    responses((status = 200, body = SourceView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    extensions(("x-minimum-role" = json!("viewer")))
+)]
+pub(super) async fn show(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+) -> Result<Json<SourceView>, Problem> {
+    known(&admin, &id).map(Json)
+}
+
+/// Makes a source; `write_key` is shown only in this answer.
+#[utoipa::path(
+    post, path = "/sources", tag = "sources",
+    request_body = NewSource,
+    responses((status = 201, body = SourceView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    extensions(("x-minimum-role" = json!("admin")))
+)]
+pub(super) async fn create(
+    State(admin): State<Admin>,
+    Extension(actor): Extension<Actor>,
+    Body(body): Body<NewSource>,
+) -> Result<(StatusCode, Json<SourceView>), Problem> {
+    let (id, key) = admin
+        .registry()
+        .create_source(&actor, &body.name, body.rate)
+        .await?;
+    let mut view = known(&admin, &id)?;
+    view.write_key = Some(key.expose().to_owned());
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Removes a source and its keys; what it posted is delivered all the same.
+#[utoipa::path(
+    delete, path = "/sources/{id}", tag = "sources",
+    params(("id" = String, Path, description = "`src_…`")),
+    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")),
+    extensions(("x-minimum-role" = json!("admin")))
+)]
+pub(super) async fn remove(
+    State(admin): State<Admin>,
+    Extension(actor): Extension<Actor>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    admin.registry().delete_source(&actor, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Gives a source a new key, shown only in this answer; the key before it stays live until the next rotation.
+#[utoipa::path(
+    post, path = "/sources/{id}/rotate-key", tag = "sources",
+    params(("id" = String, Path, description = "`src_…`")),
+    request_body = NewKey,
+    responses((status = 200, body = SourceView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    extensions(("x-minimum-role" = json!("admin")))
+)]
+pub(super) async fn rotate_key(
+    State(admin): State<Admin>,
+    Extension(actor): Extension<Actor>,
+    Path(id): Path<String>,
+    MaybeBody(body): MaybeBody<NewKey>,
+) -> Result<Json<SourceView>, Problem> {
+    let key = admin.registry().rotate_key(&actor, &id, &body.label).await?;
+    let mut view = known(&admin, &id)?;
+    view.write_key = Some(key.expose().to_owned());
+    Ok(Json(view))
+}
+
+/// Ends one key of a source.
+#[utoipa::path(
+    delete, path = "/sources/{id}/keys/{key}", tag = "sources",
+    params(("id" = String, Path, description = "`src_…`"), ("key" = String, Path, description = "`key_…`")),
+    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")),
+    extensions(("x-minimum-role" = json!("admin")))
+)]
+pub(super) async fn revoke_key(
+    State(admin): State<Admin>,
+    Extension(actor): Extension<Actor>,
+    Path((id, key)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    admin.registry().revoke_key(&actor, &id, &key).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
