@@ -538,7 +538,7 @@ mod tests {
         let fault = scan(text).unwrap_err();
         let found = place(text, fault.at);
         assert_eq!(found.path, "/batch/1/a~1b/2");
-        assert_eq!((found.line, found.column), (2, 37));
+        assert_eq!((found.line, found.column), (2, 36));
     }
 
     fn json() -> impl Strategy<Value = Value> {

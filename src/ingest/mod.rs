@@ -140,7 +140,7 @@ pub const CONNECTION_REFUSED: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
     access-control-allow-origin: *\r\n\
     access-control-expose-headers: Retry-After, RateLimit, RateLimit-Policy\r\n\
     connection: close\r\n\
-    content-length: 157\r\n\r\n\
+    content-length: 160\r\n\r\n\
     {\"type\":\"about:blank\",\"title\":\"Too Many Requests\",\"status\":429,\
     \"detail\":\"too many open connections\",\"code\":\"connections\",\
     \"message\":\"too many open connections\"}\n";
