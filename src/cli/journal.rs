@@ -26,6 +26,7 @@ pub enum JournalCommand {
     Verify(Directory),
     /// Writes events as JSON lines to standard output.
     Export {
+        /// Which store.
         #[command(flatten)]
         directory: Directory,
         /// First record to write.

@@ -1,6 +1,8 @@
 //! Power loss, a failing sync and a full disk, with the real program: its file operations are recorded
 //! and hindered by a preloaded shim. What was acknowledged must be there afterwards.
 
+#![expect(clippy::unwrap_used, reason = "a test: it should stop where it fails")]
+
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
