@@ -17,6 +17,7 @@ pub mod block;
 mod committer;
 mod dedup;
 pub mod feed;
+pub mod inspect;
 mod reader;
 pub mod store;
 #[cfg(test)]
@@ -267,7 +268,7 @@ impl Journal {
         let (feed, reason) = (feed.to_owned(), reason.to_owned());
         self.control(move |committer| {
             let now_ms = committer.clock.now_ms();
-            Ok(committer.store.wake(&feed, &reason, now_ms)?)
+            committer.store.wake(&feed, &reason, now_ms)
         })
         .await
     }
@@ -484,7 +485,7 @@ impl Journal {
     /// The store failed.
     pub async fn tidy(&self) -> Result<(), JournalError> {
         while self.control(|committer| Ok(committer.trim())).await? > 0 {}
-        self.control(|committer| Ok(committer.tidy(true)?)).await
+        self.control(|committer| committer.tidy(true)).await
     }
 
     /// Commits what waits and closes the store.

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The product through its front door: one binary, real HTTP, real SQLite, the vendor sandbox.
 
 mod support;
@@ -6,3 +7,6 @@ mod delivery;
 mod ingest;
 mod process;
 mod sdk;
+=======
+mod power_loss;
+>>>>>>> journal

@@ -12,6 +12,8 @@ use super::feed::FeedState;
 use super::{DeadFilter, DeadLetter, Parked, Seq};
 use crate::clock::Millis;
 
+#[cfg(test)]
+mod conformance;
 pub mod sqlite;
 
 /// Why the engine did not do it.
