@@ -5,11 +5,8 @@ use super::*;
 #[tokio::test]
 async fn bad_requests_are_refused_with_the_right_status_and_place() {
     let deep = |levels: usize| {
-        format!(
-            r#"{{"userId":"u","event":"e","properties":{}{}}}"#,
-            r#"{"a":"#.repeat(levels),
-            format!("1{}", "}".repeat(levels))
-        )
+        let (open, close) = (r#"{"a":"#.repeat(levels), "}".repeat(levels));
+        format!(r#"{{"userId":"u","event":"e","properties":{open}1{close}}}"#)
     };
     let batch = |events: usize| format!(r#"{{"batch":[{}1]}}"#, "1,".repeat(events - 1));
     let packed = gzip(EVENT.as_bytes());
@@ -259,4 +256,37 @@ proptest! {
         let answer = runtime.block_on(door().send("POST", &path, &[("x-write-key", KEY), ("content-encoding", encoding)], body));
         prop_assert!(answer.status < 500 || answer.status == 501, "{}", answer.text);
     }
+}
+
+#[tokio::test]
+async fn the_sender_of_a_body_far_too_large_sees_the_answer() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let options = crate::net::ServeOptions::default();
+    let serving = tokio::spawn(crate::net::serve(
+        listener,
+        door().router,
+        options,
+        stop.clone(),
+    ));
+    let head = format!("POST /v1/batch HTTP/1.1\r\nhost: h\r\nx-write-key: {KEY}\r\n");
+    let announced = format!(
+        "{head}content-length: 2000000\r\n\r\n{}",
+        " ".repeat(2_000_000)
+    );
+    let chunked = format!(
+        "{head}transfer-encoding: chunked\r\n\r\n{}",
+        format!("8000\r\n{}\r\n", " ".repeat(0x8000)).repeat(60) + "0\r\n\r\n"
+    );
+    for request in [announced, chunked] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    }
+    stop.cancel();
+    serving.await.unwrap();
 }
