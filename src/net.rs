@@ -32,7 +32,8 @@ pub struct ServeOptions {
     pub head_timeout: Duration,
     /// Most headers in one request; beyond it 431 is answered.
     pub headers_max: usize,
-    /// Largest request head, in bytes; beyond it 431 is answered. At least 8,192.
+    /// Largest request head, in bytes; beyond it 431 is answered. At least 8,192. hyper looks after each
+    /// read, so up to twice as much may pass when it arrives at once.
     pub head_bytes_max: usize,
     /// Connections served at once.
     pub connections_max: usize,
@@ -187,4 +188,199 @@ async fn after_failed_accept(error: &io::Error) {
     }
     tracing::error!(%error, "cannot accept connections");
     tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Instant;
+
+    use axum::routing::any;
+    use tokio::sync::Notify;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// A listener with an echo at `/` and, at `/wait`, an answer that comes when the test says so.
+    struct Served {
+        address: SocketAddr,
+        shutdown: CancellationToken,
+        entered: Arc<Notify>,
+        go: Arc<Notify>,
+        task: JoinHandle<()>,
+    }
+
+    async fn served(options: ServeOptions) -> Served {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let (entered, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (told, wait) = (Arc::clone(&entered), Arc::clone(&go));
+        let app = Router::new()
+            .route("/", any(|body: String| async { body }))
+            .route(
+                "/wait",
+                any(|| async move {
+                    told.notify_one();
+                    wait.notified().await;
+                    "done"
+                }),
+            );
+        Served {
+            address,
+            entered,
+            go,
+            task: tokio::spawn(serve(listener, app, options, shutdown.clone())),
+            shutdown,
+        }
+    }
+
+    impl Served {
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.unwrap()
+        }
+
+        /// Sends these bytes and reads until the server closes.
+        async fn talk(&self, bytes: &[u8]) -> String {
+            let mut stream = self.connect().await;
+            // The server may close before it has read all.
+            let _reset = stream.write_all(bytes).await;
+            rest(&mut stream).await
+        }
+    }
+
+    async fn rest(stream: &mut TcpStream) -> String {
+        let mut answer = Vec::new();
+        // A reset is an end, too.
+        let _end = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    const HELLO: &[u8] = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi";
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_is_not_waited_for() {
+        let served = served(ServeOptions {
+            head_timeout: Duration::from_millis(100),
+            ..ServeOptions::default()
+        })
+        .await;
+        let started = Instant::now();
+        for half in [&b""[..], b"POST / HT", b"POST / HTTP/1.1\r\nhost: h\r\nx: "] {
+            let answer = served.talk(half).await;
+            assert!(!answer.contains("200"), "{answer}");
+        }
+        assert!(
+            served.talk(HELLO).await.ends_with("hi"),
+            "kept open, then idle, then closed"
+        );
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[tokio::test]
+    async fn heads_are_bounded_and_malformed_requests_close() {
+        let served = served(ServeOptions {
+            head_timeout: Duration::from_secs(1),
+            ..ServeOptions::default()
+        })
+        .await;
+        let many = format!("GET / HTTP/1.1\r\nhost: h\r\n{}\r\n", "a: b\r\n".repeat(64));
+        assert!(
+            served
+                .talk(many.as_bytes())
+                .await
+                .starts_with("HTTP/1.1 431")
+        );
+        let large = format!(
+            "GET / HTTP/1.1\r\nhost: h\r\na: {}\r\n\r\n",
+            "b".repeat(100_000)
+        );
+        // What was not read of it may reset the connection before the answer is seen.
+        let answer = served.talk(large.as_bytes()).await;
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+            "{answer:.80}"
+        );
+        for bad in [
+            "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nhi!",
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: xchunked\r\n\r\nhi",
+            "POST / HTTP/1.1\r\nhost: h\r\na: b\r\n c\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\nhi",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ] {
+            let answer = served.talk(bad.as_bytes()).await;
+            assert!(
+                answer.is_empty() || answer.starts_with("HTTP/1.1 400"),
+                "{bad:?}: {answer}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_is_told_so_and_a_place_is_given_back() {
+        let served = served(ServeOptions {
+            connections_max: 1,
+            refusal: b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\n\r\n",
+            ..ServeOptions::default()
+        })
+        .await;
+        let mut first = served.connect().await;
+        first
+            .write_all(b"POST /wait HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        served.entered.notified().await;
+        assert!(served.talk(HELLO).await.starts_with("HTTP/1.1 429"));
+        served.go.notify_one();
+        assert!(rest(&mut first).await.ends_with("done"));
+        // The place is free a moment after the client sees the end.
+        let mut tries = 0;
+        while !served
+            .talk(b"GET / HTTP/1.0\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.0 200")
+        {
+            tries += 1;
+            assert!(tries < 1_000);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn stopping_answers_what_is_under_way_and_takes_nothing_new() {
+        let served = served(ServeOptions::default()).await;
+        let mut idle = served.connect().await;
+        let mut busy = served.connect().await;
+        busy.write_all(b"POST /wait HTTP/1.1\r\nhost: h\r\n\r\n")
+            .await
+            .unwrap();
+        served.entered.notified().await;
+        served.shutdown.cancel();
+        assert_eq!(rest(&mut idle).await, "");
+        served.go.notify_one();
+        let answer = rest(&mut busy).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"),
+            "{answer}"
+        );
+        served.task.await.unwrap();
+        assert!(TcpStream::connect(served.address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_outlasts_the_drain_time_is_cut_off() {
+        let served = served(ServeOptions {
+            drain: Duration::from_millis(50),
+            ..ServeOptions::default()
+        })
+        .await;
+        let mut busy = served.connect().await;
+        busy.write_all(b"POST /wait HTTP/1.1\r\nhost: h\r\n\r\n")
+            .await
+            .unwrap();
+        served.entered.notified().await;
+        served.shutdown.cancel();
+        assert_eq!(rest(&mut busy).await, "");
+        served.task.await.unwrap();
+    }
 }

@@ -5,6 +5,7 @@
 //! `type`, `eventId`, `source`, `messageId`, `receivedAt`, `timestamp` (after clock-skew correction),
 //! then `originalTimestamp`, `sentAt`, `userId`, `anonymousId`, … and every other field as it was posted.
 
+pub mod check;
 pub mod money;
 pub mod parse;
 pub mod scan;

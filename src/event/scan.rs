@@ -573,14 +573,14 @@ mod tests {
             let short: String = text.chars().take(at).collect();
             prop_assert_eq!(scan(&short).is_ok(), judge(&short), "{}", short);
             if let Err(fault) = scan(&damaged) {
-                place(&damaged, fault.at);
+                prop_assert!(place(&damaged, fault.at).line >= 1);
             }
         }
 
         #[test]
         fn no_text_panics(text in any::<String>(), at: usize) {
             prop_assert_eq!(scan(&text).is_ok(), judge(&text));
-            place(&text, at);
+            prop_assert!(place(&text, at).column >= 1);
         }
     }
 }

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::parse::{Acceptance, Body, BodyFault, Fault, happened_at};
+use super::check::happened_at;
+use super::parse::{Acceptance, Body, BodyFault, Fault};
 use super::{Event, Kind, event_id};
 
 const NOW: i64 = 1_795_223_290_000; // 2026-11-21T01:08:10.000Z
@@ -370,7 +371,7 @@ proptest! {
         for text in [text, json.to_string(), format!("{{\"batch\":[{json}],\"context\":{json}}}")] {
             for body in [Body::single(&text), Body::batch(&text, 3)].into_iter().flatten() {
                 for index in 0..body.len() {
-                    body.shown(index, 10);
+                    prop_assert!(body.shown(index, 10).len() <= 10);
                     if let Ok(record) = accept(&body, index, None) {
                         Event::decode(record.as_bytes()).unwrap();
                     }

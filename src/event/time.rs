@@ -203,8 +203,9 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in any::<String>(), near in "[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]?[0-9:.,+Z-]{0,20}") {
-            read(&text);
-            read(&near);
+            for ms in [read(&text), read(&near)].into_iter().flatten() {
+                prop_assert!(read(std::str::from_utf8(&write(ms)).unwrap()).is_some());
+            }
         }
     }
 }

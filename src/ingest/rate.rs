@@ -44,7 +44,7 @@ impl Rate {
         loop {
             let wait_us = spent.saturating_sub(now_us.saturating_add(WINDOW_US)) + 1;
             if wait_us > 0 {
-                return Err(wait_us.div_ceil_ms());
+                return Err(wait_us.saturating_add(999) / 1_000);
             }
             let next = spent.max(now_us).saturating_add(price_us);
             match self.spent_until_us.compare_exchange_weak(
@@ -57,16 +57,6 @@ impl Rate {
                 Err(changed) => spent = changed,
             }
         }
-    }
-}
-
-trait DivCeilMs {
-    fn div_ceil_ms(self) -> Millis;
-}
-
-impl DivCeilMs for i64 {
-    fn div_ceil_ms(self) -> Millis {
-        (self + 999) / 1_000
     }
 }
 
