@@ -457,13 +457,15 @@ pub fn retry_after(value: &str, now_ms: Millis) -> Option<Duration> {
 
 /// The three date forms of RFC 9110 §5.6.7, in Unix milliseconds.
 fn http_date(value: &str) -> Option<Millis> {
+    // The day's name says nothing new, and a wrong one is no reason to ignore the date.
+    let (_, date) = value.split_once(' ')?;
     [
-        "%a, %d %b %Y %H:%M:%S GMT",
-        "%A, %d-%b-%y %H:%M:%S GMT",
-        "%a %b %e %H:%M:%S %Y",
+        "%d %b %Y %H:%M:%S GMT",
+        "%d-%b-%y %H:%M:%S GMT",
+        "%b %e %H:%M:%S %Y",
     ]
     .iter()
-    .find_map(|form| jiff::civil::DateTime::strptime(form, value).ok())
+    .find_map(|form| jiff::civil::DateTime::strptime(form, date.trim()).ok())
     .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok())
     .map(|time| time.timestamp().as_millisecond())
 }
