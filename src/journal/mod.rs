@@ -3,432 +3,555 @@
 //! Appended records become one compressed, checksummed block per commit; readers ("feeds") have cursors
 //! that move in the same commits. See `design` notes in ARCHITECTURE.md for the promises.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
 
 use crate::clock::{Millis, SharedClock};
+use committer::{Books, Command, Committer, Shared};
+use feed::FeedState;
+use store::{Block, Change, Reader, StoreError};
 
+pub mod block;
+mod committer;
+mod dedup;
+pub mod feed;
+pub mod inspect;
+mod reader;
 pub mod store;
+#[cfg(test)]
+mod tests;
+mod types;
 
-/// Number of a record: gapless, counted from 0, never reused.
-pub type Seq = u64;
+pub use types::{
+    AppendError, Appended, Chunk, DeadFilter, DeadLetter, Entry, Feed, FeedStart, Health,
+    JournalError, Ledger, Options, Outcome, Parked, Record, ReplayProgress, Seq, Settle, Tally,
+};
 
-/// One record to append.
-#[derive(Debug, Clone)]
-pub struct Record {
-    /// Identity for de-duplication (keyed hash of source and message id, see [`Journal::fingerprint`]).
-    pub fingerprint: u64,
-    /// What is stored.
-    pub bytes: Bytes,
-}
-
-/// What became of an [`Journal::append`]: everything is on stable storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Appended {
-    /// Records stored.
-    pub stored: u64,
-    /// Records whose fingerprint was seen within the de-duplication window: not stored again.
-    pub duplicates: u64,
-}
-
-/// Why an append was not done. Nothing of it is stored unless said otherwise.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum AppendError {
-    /// More is waiting than the committer takes; try again in a moment.
-    #[error("the journal is busy")]
-    Busy,
-    /// The disk is nearly full, or the store refused to grow.
-    #[error("the journal is out of space")]
-    Full,
-    /// A commit failed; it is unknown whether its records are durable, and none will be accepted again.
-    #[error("the journal stopped after a failed commit: {0}")]
-    Failed(Arc<str>),
-    /// The journal was closed.
-    #[error("the journal is closed")]
-    Closed,
-}
-
-/// One stored record.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// Its number.
-    pub seq: Seq,
-    /// When its block was committed.
-    pub at_ms: Millis,
-    /// Its bytes.
-    pub bytes: Bytes,
-}
-
-/// A run of records read from a position on.
-#[derive(Debug, Clone, Default)]
-pub struct Chunk {
-    /// The records, in order.
-    pub entries: Vec<Entry>,
-    /// Where to read on.
-    pub next: Seq,
-    /// Records that could not be read because their block is damaged (set aside, counted).
-    pub damaged: Vec<Range<Seq>>,
-}
-
-/// How a delivery ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Outcome {
-    /// The vendor took it.
-    Delivered,
-    /// The integration wants nothing of it.
-    Skipped,
-    /// Given up, kept as a dead letter.
-    Dead,
-}
-
-impl Outcome {
-    /// The word stored and used as metric label. Persisted: must be kept stable.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Skipped => "skipped",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-/// `n` deliveries that ended alike.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tally {
-    /// How they ended.
-    pub outcome: Outcome,
-    /// Why (empty for delivered). From a small closed set: it becomes a metric label.
-    pub reason: String,
-    /// How many.
-    pub n: u64,
-}
-
-/// A delivery given up, as stored.
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    /// Id, increasing.
-    pub id: i64,
-    /// The integration's id.
-    pub feed: String,
-    /// The record's number.
-    pub seq: Seq,
-    /// When it was given up.
-    pub at_ms: Millis,
-    /// Short machine-readable cause, e.g. `unknown_event_key`, `rejected`, `retries_exhausted`.
-    pub reason: String,
-    /// The sentence shown to people.
-    pub detail: String,
-    /// How many attempts were made.
-    pub attempts: u32,
-    /// Status the vendor answered last, if any.
-    pub status: Option<u16>,
-    /// The vendor's last answer, capped.
-    pub answer: String,
-    /// The record itself.
-    pub record: Bytes,
-}
-
-/// A delivery set apart until a time: an unknown event key on hold, or a replay on its way.
-#[derive(Debug, Clone)]
-pub struct Parked {
-    /// The integration's id.
-    pub feed: String,
-    /// The record's number.
-    pub seq: Seq,
-    /// When to look at it again.
-    pub due_ms: Millis,
-    /// When it was set apart first.
-    pub since_ms: Millis,
-    /// Attempts so far.
-    pub attempts: u32,
-    /// Why it waits, e.g. `unknown_event_key`, `replay`.
-    pub reason: String,
-    /// The replay it belongs to, if any.
-    pub replay: Option<String>,
-    /// The record itself.
-    pub record: Bytes,
-}
-
-/// What one feed changes at once. The numbers must add up, or the whole is refused:
-/// `|done| + |unpark| = Σ tallies + |park|`.
-#[derive(Debug, Clone, Default)]
-pub struct Settle {
-    /// The feed.
-    pub feed: String,
-    /// Records settled now (any order, not settled before).
-    pub done: Vec<Range<Seq>>,
-    /// Parked records settled now.
-    pub unpark: Vec<Seq>,
-    /// How they ended.
-    pub tallies: Vec<Tally>,
-    /// Those given up (each also counted in a `Dead` tally). Ids are given by the store.
-    pub dead: Vec<DeadLetter>,
-    /// Records set apart: of `done` (moved to the side) or of `unpark` (set apart again with a new due time).
-    pub park: Vec<Parked>,
-}
-
-/// Where a new feed begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FeedStart {
-    /// With the next record appended.
-    Now,
-    /// With a given record.
-    At(Seq),
-}
-
-/// A feed's state.
-#[derive(Debug, Clone)]
-pub struct Feed {
-    /// The integration's id.
-    pub id: String,
-    /// First record it is accountable for.
-    pub start: Seq,
-    /// Everything below is settled.
-    pub pos: Seq,
-    /// Settled runs above `pos`, in order.
-    pub settled_above: Vec<Range<Seq>>,
-    /// Records parked now.
-    pub parked: u64,
-}
-
-/// A feed's books. `accepted = delivered + skipped + deduplicated + dead + pending` holds by construction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ledger {
-    /// The integration's id.
-    pub feed: String,
-    /// Records the feed is accountable for, repeated posts included.
-    pub accepted: u64,
-    /// Delivered.
-    pub delivered: u64,
-    /// Skipped, by reason.
-    pub skipped: Vec<(String, u64)>,
-    /// Repeated posts of a record already stored.
-    pub deduplicated: u64,
-    /// Dead letters, by reason.
-    pub dead: Vec<(String, u64)>,
-    /// Neither settled nor dead: not yet reached, in flight, or parked.
-    pub pending: u64,
-}
-
-/// How the journal is doing.
-#[derive(Debug, Clone)]
-pub struct Health {
-    /// Appends are taken.
-    pub writable: bool,
-    /// Why not, in words.
-    pub reason: Option<String>,
-    /// Bytes used on disk.
-    pub bytes: u64,
-    /// Blocks found damaged since the store was made.
-    pub damaged_blocks: u64,
-    /// How far back repeated posts are recognised, in milliseconds.
-    pub dedup_window_ms: Millis,
-}
-
-/// Why reading or settling failed.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum JournalError {
-    /// The store failed.
-    #[error("journal store: {0}")]
-    Store(Arc<str>),
-    /// The feed does not exist.
-    #[error("no feed `{0}`")]
-    NoFeed(String),
-    /// The numbers of a [`Settle`] do not add up (a bug in the caller; nothing was changed).
-    #[error("unbalanced settle of `{feed}`: {detail}")]
-    Unbalanced {
-        /// The feed.
-        feed: String,
-        /// What does not add up.
-        detail: String,
-    },
-    /// The journal was closed or stopped.
-    #[error("the journal is closed")]
-    Closed,
-}
-
-/// Which dead letters are meant.
-#[derive(Debug, Clone, Default)]
-pub struct DeadFilter {
-    /// Of this feed.
-    pub feed: Option<String>,
-    /// With this reason.
-    pub reason: Option<String>,
-    /// Given up at or after.
-    pub since_ms: Option<Millis>,
-    /// Given up before.
-    pub until_ms: Option<Millis>,
-    /// These ids only.
-    pub ids: Option<Vec<i64>>,
-}
-
-/// Progress of one replay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReplayProgress {
-    /// The replay's id.
-    pub replay: String,
-    /// Still parked.
-    pub waiting: u64,
-}
-
-/// The journal's settings.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Records waiting to be committed before `Busy` is answered.
-    pub queue_records_max: usize,
-    /// Records in one block.
-    pub block_records_max: usize,
-    /// Bytes in one block, before compression.
-    pub block_bytes_max: usize,
-    /// Decoded blocks kept in memory for readers at the tail.
-    pub tail_bytes_max: usize,
-    /// Memory for recognising repeated posts.
-    pub dedup_bytes_max: usize,
-    /// How long repeated posts are recognised at most.
-    pub dedup_window_ms: Millis,
-    /// Settled blocks are kept at most this long, for looking at events and replaying ranges.
-    pub retain_ms: Millis,
-    /// … and at most this many bytes of them.
-    pub retain_bytes: u64,
-    /// Appends stop when less than this is free on the disk.
-    pub free_bytes_min: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            queue_records_max: 65_536,
-            block_records_max: 8_192,
-            block_bytes_max: 1 << 20,
-            tail_bytes_max: 32 << 20,
-            dedup_bytes_max: 64 << 20,
-            dedup_window_ms: 24 * 3_600_000,
-            retain_ms: 3_600_000,
-            retain_bytes: 512 << 20,
-            free_bytes_min: 256 << 20,
-        }
-    }
-}
+/// Dead letters moved in one step of a replay: commits go on in between.
+const REPLAY_STEP: usize = 1_000;
 
 /// The journal. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
-pub struct Journal {}
+pub struct Journal {
+    handle: Arc<Handle>,
+}
 
-#[expect(
-    clippy::unused_async,
-    unused_variables,
-    clippy::todo,
-    missing_docs,
-    reason = "skeleton"
-)]
+/// Ends the committer when the last clone goes.
+struct Handle {
+    shared: Arc<Shared>,
+    key: [u8; 16],
+    clock: SharedClock,
+    /// For reading blocks, and for everything else: looking at dead letters must not hold up deliveries.
+    blocks: Arc<Mutex<Box<dyn Reader>>>,
+    queries: Arc<Mutex<Box<dyn Reader>>>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let _ = self.shared.send(Command::Close(None));
+    }
+}
+
+impl From<StoreError> for JournalError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string().into())
+    }
+}
+
 impl Journal {
+    /// Takes over a store: reads where it ends, rebuilds what recognises repeats, starts the committer.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub fn open(
-        store: Box<dyn store::Store>,
+        mut store: Box<dyn store::Store>,
         options: Options,
         clock: SharedClock,
     ) -> Result<Self, JournalError> {
-        todo!()
+        let loaded = store.load()?;
+        let now_ms = clock.now_ms();
+        let dedup = committer::rebuild(store.as_mut(), &options, now_ms)?;
+        let health = Health {
+            writable: true,
+            reason: None,
+            bytes: store.size(),
+            damaged_blocks: loaded.damaged,
+            dedup_window_ms: dedup.window_ms(now_ms),
+        };
+        let books = Books {
+            next: loaded.next,
+            duplicates: loaded.duplicates,
+            bytes: loaded.bytes,
+            feeds: loaded
+                .feeds
+                .into_iter()
+                .map(|feed| (feed.id.clone(), feed))
+                .collect(),
+        };
+        let handle = Handle {
+            shared: Arc::new(Shared::new(options, books, health)),
+            key: loaded.key,
+            clock: Arc::clone(&clock),
+            blocks: Arc::new(Mutex::new(store.reader()?)),
+            queries: Arc::new(Mutex::new(store.reader()?)),
+        };
+        let committer = Committer::new(store, Arc::clone(&handle.shared), clock, dedup);
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || committer.run())
+            .map_err(|error| JournalError::Store(error.to_string().into()))?;
+        Ok(Self {
+            handle: Arc::new(handle),
+        })
     }
+
     /// Keyed hash by which repeated posts are recognised; the key lives in the store.
+    #[must_use]
     pub fn fingerprint(&self, source: &str, message_id: &str) -> u64 {
-        todo!()
+        dedup::fingerprint(&self.handle.key, source, message_id)
     }
+
     /// Returns once every record is on stable storage (or known there already).
+    ///
+    /// # Errors
+    /// Nothing of it is stored, except that after [`AppendError::Failed`] this is unknown.
     pub async fn append(&self, records: Vec<Record>) -> Result<Appended, AppendError> {
-        todo!()
+        if records.is_empty() {
+            return Ok(Appended {
+                stored: 0,
+                duplicates: 0,
+            });
+        }
+        let shared = &self.handle.shared;
+        let answer = shared.append(records)?;
+        answer.await.unwrap_or_else(|_| {
+            Err(match shared.silence() {
+                JournalError::Store(reason) => AppendError::Failed(reason),
+                _ => AppendError::Closed,
+            })
+        })
     }
+
     /// The number the next record will get; changes with every commit.
+    #[must_use]
     pub fn end(&self) -> watch::Receiver<Seq> {
-        todo!()
+        self.handle.shared.end.subscribe()
     }
+
+    /// Records from a position on: about `bytes_max` of them, at least one if there is any.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn read(&self, from: Seq, bytes_max: usize) -> Result<Chunk, JournalError> {
-        todo!()
+        if let Some(chunk) = reader::from_memory(&self.handle.shared, from, bytes_max) {
+            return Ok(chunk);
+        }
+        let shared = Arc::clone(&self.handle.shared);
+        let blocks = Arc::clone(&self.handle.blocks);
+        let (chunk, damaged) = blocking(move || {
+            let mut damaged = Vec::new();
+            let chunk = reader::from_store(&shared, &blocks, from, bytes_max, &mut |block| {
+                damaged.push(block);
+            });
+            (chunk, damaged)
+        })
+        .await?;
+        for block in damaged {
+            self.set_aside(block).await;
+        }
+        Ok(chunk?)
     }
-    /// Opens a feed, creating it at `start` when it does not exist.
+
+    /// Opens a feed, creating it at `start` when it does not exist. A start before the oldest record kept
+    /// becomes that one.
+    ///
+    /// # Errors
+    /// It could not be made durable.
     pub async fn open_feed(&self, feed: &str, start: FeedStart) -> Result<Feed, JournalError> {
-        todo!()
+        let id = feed.to_owned();
+        self.control(move |committer| {
+            let (next, duplicates) = {
+                let books = committer.shared.books.lock();
+                if let Some(known) = books.feeds.get(&id) {
+                    return Ok(known.public());
+                }
+                (books.next, books.duplicates)
+            };
+            let start = match start {
+                FeedStart::Now => next,
+                FeedStart::At(seq) => seq.max(committer.store.load()?.first).min(next),
+            };
+            let state = FeedState {
+                id,
+                start,
+                pos: start,
+                duplicates_at_start: duplicates,
+                ..FeedState::default()
+            };
+            committer.write(&Change {
+                feeds: vec![state.clone()],
+                ..Change::default()
+            })?;
+            let feed = state.public();
+            let mut books = committer.shared.books.lock();
+            books.feeds.insert(state.id.clone(), state);
+            Ok(feed)
+        })
+        .await
     }
+
+    /// Removes a feed with its tallies, parked records and dead letters.
+    ///
+    /// # Errors
+    /// It could not be made durable.
     pub async fn remove_feed(&self, feed: &str) -> Result<(), JournalError> {
-        todo!()
+        let id = feed.to_owned();
+        self.control(move |committer| {
+            committer.store.remove_feed(&id)?;
+            committer.shared.books.lock().feeds.remove(&id);
+            Ok(())
+        })
+        .await
     }
+
+    /// Moves a feed; returns once that is on stable storage.
+    ///
+    /// # Errors
+    /// Nothing was changed.
     pub async fn settle(&self, settle: Settle) -> Result<(), JournalError> {
-        todo!()
+        let (reply, answer) = oneshot::channel();
+        let shared = &self.handle.shared;
+        shared.send(Command::Settle(Box::new(settle), reply))?;
+        answer.await.unwrap_or_else(|_| Err(shared.silence()))
     }
+
     /// Parked records due by `due_ms`, earliest first.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn parked(
         &self,
         feed: &str,
         due_ms: Millis,
         limit: usize,
     ) -> Result<Vec<Parked>, JournalError> {
-        todo!()
+        let feed = feed.to_owned();
+        self.query(move |reader| reader.parked(&feed, due_ms, limit))
+            .await
     }
+
     /// When the next parked record of the feed is due.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn next_due(&self, feed: &str) -> Result<Option<Millis>, JournalError> {
-        todo!()
+        if self.state(feed)?.parked == 0 {
+            return Ok(None);
+        }
+        let feed = feed.to_owned();
+        self.query(move |reader| reader.next_due(&feed)).await
     }
+
     /// Makes every parked record of the feed with this reason due now (the datafile changed).
+    ///
+    /// # Errors
+    /// It could not be made durable.
     pub async fn wake(&self, feed: &str, reason: &str) -> Result<u64, JournalError> {
-        todo!()
+        let (feed, reason) = (feed.to_owned(), reason.to_owned());
+        self.control(move |committer| {
+            let now_ms = committer.clock.now_ms();
+            Ok(committer.store.wake(&feed, &reason, now_ms)?)
+        })
+        .await
     }
+
+    /// Dead letters after an id, lowest first.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn dead_letters(
         &self,
         filter: DeadFilter,
         after_id: Option<i64>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, JournalError> {
-        todo!()
+        self.query(move |reader| reader.dead_letters(&filter, after_id, limit))
+            .await
     }
+
+    /// How many dead letters there are.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn dead_count(&self, filter: DeadFilter) -> Result<u64, JournalError> {
-        todo!()
+        self.query(move |reader| Ok(reader.dead_count(&filter)?.0))
+            .await
     }
+
     /// Moves dead letters back to parked, due at `per_second` a second from now on. Returns how many.
+    /// Those whose record was damaged stay where they are.
+    ///
+    /// # Errors
+    /// It could not be made durable; a part may have been moved already.
     pub async fn replay(
         &self,
         replay: &str,
         filter: DeadFilter,
         per_second: f64,
     ) -> Result<u64, JournalError> {
-        todo!()
+        let counted = filter.clone();
+        let (_, up_to_id) = self
+            .query(move |reader| reader.dead_count(&counted))
+            .await?;
+        let start_ms = self.handle.clock.now_ms();
+        let step_ms = if per_second > 0.0 {
+            1000.0 / per_second
+        } else {
+            0.0
+        };
+        let mut total = 0;
+        loop {
+            let (replay, filter) = (replay.to_owned(), filter.clone());
+            let moved = self
+                .control(move |committer| {
+                    let due =
+                        |i: u64| start_ms.saturating_add(((total + i) as f64 * step_ms) as i64);
+                    let moved = committer.store.replay(
+                        &replay,
+                        &filter,
+                        up_to_id,
+                        REPLAY_STEP,
+                        start_ms,
+                        &due,
+                    )?;
+                    committer.moved(&moved, -1);
+                    Ok(moved.values().sum::<u64>())
+                })
+                .await?;
+            total += moved;
+            if moved < REPLAY_STEP as u64 {
+                return Ok(total);
+            }
+        }
     }
+
+    /// How far a replay has come.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn replay_progress(&self, replay: &str) -> Result<ReplayProgress, JournalError> {
-        todo!()
+        let replay = replay.to_owned();
+        self.query(move |reader| {
+            Ok(ReplayProgress {
+                waiting: reader.replay_waiting(&replay)?,
+                replay,
+            })
+        })
+        .await
     }
-    /// Puts what a replay has not yet sent back among the dead letters. Returns how many.
+
+    /// Puts what a replay has not yet sent back among the dead letters. Returns how many. What is on its
+    /// way at this moment may be settled all the same, and then counts as settled.
+    ///
+    /// # Errors
+    /// It could not be made durable; a part may have been moved already.
     pub async fn cancel_replay(&self, replay: &str) -> Result<u64, JournalError> {
-        todo!()
+        let mut total = 0;
+        loop {
+            let replay = replay.to_owned();
+            let moved = self
+                .control(move |committer| {
+                    let moved = committer.store.cancel(&replay, REPLAY_STEP)?;
+                    committer.moved(&moved, 1);
+                    Ok(moved.values().sum::<u64>())
+                })
+                .await?;
+            total += moved;
+            if moved < REPLAY_STEP as u64 {
+                return Ok(total);
+            }
+        }
     }
+
+    /// The books of every feed, all as of one moment.
+    ///
+    /// # Errors
+    /// None so far.
+    #[expect(clippy::unused_async, reason = "an engine elsewhere will have to ask")]
     pub async fn ledger(&self) -> Result<Vec<Ledger>, JournalError> {
-        todo!()
+        let books = self.handle.shared.books.lock();
+        Ok(books
+            .feeds
+            .values()
+            .map(|feed| feed.ledger(books.next, books.duplicates))
+            .collect())
     }
+
     /// Time of the oldest record not settled by the feed (parked ones included).
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn oldest_pending_ms(&self, feed: &str) -> Result<Option<Millis>, JournalError> {
-        todo!()
+        let state = self.state(feed)?;
+        let waiting = state.pos < *self.handle.shared.end.borrow();
+        if !waiting && state.parked == 0 {
+            return Ok(None);
+        }
+        self.query(move |reader| {
+            let unread = if waiting {
+                reader.block_at(state.pos)?.map(|block| block.at_ms)
+            } else {
+                None
+            };
+            let parked = if state.parked > 0 {
+                reader.oldest_parked_ms(&state.id)?
+            } else {
+                None
+            };
+            Ok(unread.into_iter().chain(parked).min())
+        })
+        .await
     }
+
     /// Bytes of blocks at or above the feed's cursor.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn backlog_bytes(&self, feed: &str) -> Result<u64, JournalError> {
-        todo!()
+        let state = self.state(feed)?;
+        let (next, bytes) = {
+            let books = self.handle.shared.books.lock();
+            (books.next, books.bytes)
+        };
+        if state.pos >= next {
+            return Ok(0);
+        }
+        self.query(move |reader| {
+            let block = reader.block_at(state.pos)?;
+            Ok(block.map_or(0, |block| bytes.saturating_sub(block.bytes_before)))
+        })
+        .await
     }
+
     /// Last position whose block was committed before `at_ms` (exclusive end): for expiring a backlog by age.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn position_before(&self, at_ms: Millis) -> Result<Seq, JournalError> {
-        todo!()
+        let end = *self.handle.shared.end.borrow();
+        let block = self.query(move |reader| reader.block_before(at_ms)).await?;
+        Ok(block.map_or(0, |block| (block.first + block.n).min(end)))
     }
+
     /// Numbers of the records with this fingerprint still remembered.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn find(&self, fingerprint: u64) -> Result<Vec<Seq>, JournalError> {
-        todo!()
+        let end = *self.handle.shared.end.borrow();
+        let mut found = self
+            .query(move |reader| reader.find(fingerprint.max(1)))
+            .await?;
+        found.retain(|seq| *seq < end);
+        Ok(found)
     }
+
+    /// One record, if it is still kept and not damaged.
+    ///
+    /// # Errors
+    /// The store could not be read.
     pub async fn get(&self, seq: Seq) -> Result<Option<Entry>, JournalError> {
-        todo!()
+        let chunk = self.read(seq, 1).await?;
+        Ok(chunk.entries.into_iter().find(|entry| entry.seq == seq))
     }
+
+    /// How the journal is doing, as of about a second ago at most.
+    #[must_use]
     pub fn health(&self) -> Health {
-        todo!()
+        self.handle.shared.health.lock().clone()
     }
+
+    /// Does all housekeeping there is now instead of bit by bit: trims and checkpoints.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn tidy(&self) -> Result<(), JournalError> {
+        while self.control(|committer| Ok(committer.trim())).await? > 0 {}
+        self.control(|committer| Ok(committer.tidy(true)?)).await
+    }
+
     /// Commits what waits and closes the store.
     pub async fn close(&self) {
-        todo!()
+        let (reply, answer) = oneshot::channel();
+        if self.handle.shared.send(Command::Close(Some(reply))).is_ok() {
+            let _ = answer.await;
+        }
     }
+
+    fn state(&self, feed: &str) -> Result<FeedState, JournalError> {
+        let books = self.handle.shared.books.lock();
+        books
+            .feeds
+            .get(feed)
+            .cloned()
+            .ok_or_else(|| JournalError::NoFeed(feed.to_owned()))
+    }
+
+    async fn set_aside(&self, block: Block) {
+        let kept = self
+            .control(move |committer| {
+                let now_ms = committer.clock.now_ms();
+                if committer.store.set_aside(&block, now_ms)? {
+                    committer.shared.health.lock().damaged_blocks += 1;
+                }
+                Ok(())
+            })
+            .await;
+        if let Err(error) = kept {
+            tracing::warn!(%error, "a damaged block could not be set aside");
+        }
+    }
+
+    /// Runs something in the committer's thread, between two commits.
+    async fn control<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Committer) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let (reply, answer) = oneshot::channel();
+        let shared = &self.handle.shared;
+        shared.send(Command::Control(Box::new(move |committer| {
+            let result = work(committer).map_err(|error| {
+                if let StoreError::Failed(reason) = &error {
+                    committer.fail(reason);
+                }
+                JournalError::from(error)
+            });
+            let _ = reply.send(result);
+        })))?;
+        answer.await.unwrap_or_else(|_| Err(shared.silence()))
+    }
+
+    async fn query<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let reader = Arc::clone(&self.handle.queries);
+        Ok(blocking(move || work(reader.lock().as_mut())).await??)
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JournalError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| JournalError::Store(error.to_string().into()))
 }

@@ -1,0 +1,878 @@
+//! One thread owns the writing side: it takes all that waits, appends and settles together, builds
+//! blocks, writes one transaction with one sync, and answers everybody. While it syncs, the next group
+//! gathers: no timer is needed.
+//!
+//! No room: the appends are refused, the settles tried again without them, and appends are taken again
+//! by themselves once there is room. Any other failed commit ends writing for good: what the system has
+//! on disk is then unknown, and syncing again would only pretend to know.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{oneshot, watch};
+
+use super::block::Builder;
+use super::dedup::Dedup;
+use super::feed::FeedState;
+use super::reader::Tail;
+use super::store::{Aside, Block, Change, Seen, Store, StoreError, TrimRule, Whereabouts};
+use super::{AppendError, Appended, Health, JournalError, Options, Outcome, Record, Seq, Settle};
+use crate::clock::{Millis, SharedClock};
+use crate::metrics as meters;
+
+/// Blocks' worth of records in one commit.
+const BLOCKS_PER_COMMIT: usize = 4;
+/// Blocks' worth of bytes waiting before `Busy`.
+const BLOCKS_QUEUED_MAX: usize = 64;
+/// Fingerprints gathered in one row: what fits into a page with room to spare.
+const SEEN_ROW: usize = 512;
+/// Pause after which there is time for housekeeping.
+const IDLE: Duration = Duration::from_millis(250);
+/// How often room is looked for while there is none.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Trimming under load: a step at most this often.
+const TRIM_EVERY: Duration = Duration::from_millis(20);
+
+type AppendReply = oneshot::Sender<Result<Appended, AppendError>>;
+type SettleReply = oneshot::Sender<Result<(), JournalError>>;
+
+/// Something for the committer to do.
+pub(super) enum Command {
+    /// Store records.
+    Append(Vec<Record>, AppendReply),
+    /// Move a feed.
+    Settle(Box<Settle>, SettleReply),
+    /// Anything rare, between two commits.
+    Control(Box<dyn FnOnce(&mut Committer) + Send>),
+    /// Commit what waits and end.
+    Close(Option<oneshot::Sender<()>>),
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Append(..) => "Append",
+            Self::Settle(..) => "Settle",
+            Self::Control(_) => "Control",
+            Self::Close(_) => "Close",
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    commands: VecDeque<Command>,
+    records: usize,
+    bytes: usize,
+    closed: bool,
+    failed: Option<Arc<str>>,
+    asleep: bool,
+}
+
+/// The journal's numbers as of the last commit.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    pub(super) next: Seq,
+    pub(super) duplicates: u64,
+    pub(super) bytes: u64,
+    pub(super) feeds: BTreeMap<String, FeedState>,
+}
+
+/// What committer, readers and callers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    pub(super) end: watch::Sender<Seq>,
+    pub(super) books: Mutex<Books>,
+    pub(super) tail: Mutex<Tail>,
+    pub(super) health: Mutex<Health>,
+    pub(super) options: Options,
+}
+
+impl Shared {
+    pub(super) fn new(options: Options, books: Books, health: Health) -> Self {
+        Self {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            end: watch::Sender::new(books.next),
+            books: Mutex::new(books),
+            tail: Mutex::new(Tail::new(options.tail_bytes_max)),
+            health: Mutex::new(health),
+            options,
+        }
+    }
+
+    /// Queues an append.
+    pub(super) fn append(
+        &self,
+        records: Vec<Record>,
+    ) -> Result<oneshot::Receiver<Result<Appended, AppendError>>, AppendError> {
+        let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
+        let (reply, answer) = oneshot::channel();
+        let mut queue = self.queue.lock();
+        if let Some(reason) = &queue.failed {
+            return Err(AppendError::Failed(Arc::clone(reason)));
+        }
+        if queue.closed {
+            return Err(AppendError::Closed);
+        }
+        // One append alone is always taken, however large.
+        let crowded = queue.records + records.len() > self.options.queue_records_max
+            || queue.bytes + bytes > BLOCKS_QUEUED_MAX * self.options.block_bytes_max;
+        if queue.records > 0 && crowded {
+            return Err(AppendError::Busy);
+        }
+        queue.records += records.len();
+        queue.bytes += bytes;
+        queue.commands.push_back(Command::Append(records, reply));
+        self.rouse(queue);
+        Ok(answer)
+    }
+
+    /// Queues anything else.
+    pub(super) fn send(&self, command: Command) -> Result<(), JournalError> {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return Err(self.gone(&queue));
+        }
+        queue.closed = matches!(command, Command::Close(_));
+        if let (Some(reason), false) = (&queue.failed, queue.closed) {
+            return Err(JournalError::Store(Arc::clone(reason)));
+        }
+        queue.commands.push_back(command);
+        self.rouse(queue);
+        Ok(())
+    }
+
+    /// Why no answer came.
+    pub(super) fn silence(&self) -> JournalError {
+        self.gone(&self.queue.lock())
+    }
+
+    fn gone(&self, queue: &Queue) -> JournalError {
+        match &queue.failed {
+            Some(reason) => JournalError::Store(Arc::clone(reason)),
+            None => JournalError::Closed,
+        }
+    }
+
+    fn rouse(&self, queue: parking_lot::MutexGuard<'_, Queue>) {
+        let asleep = queue.asleep;
+        drop(queue);
+        if asleep {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Moves everything queued to `inbox`; waits up to `patience` for something if both are empty.
+    fn take(&self, inbox: &mut VecDeque<Command>, patience: Duration) {
+        let mut queue = self.queue.lock();
+        if inbox.is_empty() && queue.commands.is_empty() && !patience.is_zero() {
+            queue.asleep = true;
+            self.wake.wait_for(&mut queue, patience);
+            queue.asleep = false;
+        }
+        inbox.append(&mut queue.commands);
+    }
+
+    fn taken(&self, records: usize, bytes: usize) {
+        let mut queue = self.queue.lock();
+        queue.records = queue.records.saturating_sub(records);
+        queue.bytes = queue.bytes.saturating_sub(bytes);
+    }
+}
+
+/// Appends and settles of one commit.
+#[derive(Debug, Default)]
+struct Group {
+    appends: Vec<(Vec<Record>, AppendReply)>,
+    settles: Vec<(Box<Settle>, SettleReply)>,
+    records: usize,
+    bytes: usize,
+}
+
+/// Settles worked out but not yet written.
+#[derive(Debug, Default)]
+struct Plan {
+    feeds: HashMap<String, FeedState>,
+    /// Where records are after the steps so far, if those changed it.
+    parked: HashMap<(String, Seq), bool>,
+    aside: Vec<Aside>,
+    replies: Vec<SettleReply>,
+}
+
+/// Why appends are refused for now.
+#[derive(Debug)]
+struct Shortage {
+    /// The engine said so, not only the free space.
+    by_store: bool,
+    look_again: Instant,
+}
+
+/// The writing side, living in its thread.
+pub(super) struct Committer {
+    pub(super) store: Box<dyn Store>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: SharedClock,
+    dedup: Dedup,
+    /// The row of fingerprints being filled.
+    seen: Seen,
+    shortage: Option<Shortage>,
+    failed: bool,
+    trimmed: Instant,
+    trim_more: bool,
+    gauged: Instant,
+    sync_seconds: metrics::Histogram,
+}
+
+impl std::fmt::Debug for Committer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Committer").finish_non_exhaustive()
+    }
+}
+
+impl Committer {
+    pub(super) fn new(
+        store: Box<dyn Store>,
+        shared: Arc<Shared>,
+        clock: SharedClock,
+        dedup: Dedup,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            store,
+            shared,
+            clock,
+            dedup,
+            seen: Seen::default(),
+            shortage: None,
+            failed: false,
+            trimmed: now,
+            trim_more: true,
+            gauged: now,
+            sync_seconds: meters::journal_sync_seconds(),
+        }
+    }
+
+    /// Works until told to close.
+    pub(super) fn run(mut self) {
+        let mut inbox = VecDeque::new();
+        let mut patience = IDLE;
+        self.gauge();
+        loop {
+            self.shared.take(&mut inbox, patience);
+            if inbox.is_empty() {
+                // More to tidy up: just look whether somebody came meanwhile.
+                patience = if self.idle() {
+                    Duration::ZERO
+                } else {
+                    PROBE_EVERY
+                };
+                continue;
+            }
+            patience = IDLE;
+            match inbox.pop_front() {
+                Some(Command::Close(reply)) => {
+                    let clean = !self.failed;
+                    if let Err(error) = self.store.close(clean) {
+                        tracing::error!(%error, "journal did not close cleanly");
+                    }
+                    if let Some(reply) = reply {
+                        let _ = reply.send(());
+                    }
+                    return;
+                }
+                Some(Command::Control(work)) if !self.failed => work(&mut self),
+                Some(command) if self.failed => drop_failed(command, &self.shared),
+                Some(command) => {
+                    inbox.push_front(command);
+                    let group = self.gather(&mut inbox);
+                    self.commit(group);
+                    self.between();
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// All appends and settles at the front, up to what one commit takes.
+    fn gather(&self, inbox: &mut VecDeque<Command>) -> Group {
+        let options = &self.shared.options;
+        let mut group = Group::default();
+        while group.records < options.block_records_max * BLOCKS_PER_COMMIT
+            && group.bytes < options.block_bytes_max * BLOCKS_PER_COMMIT
+        {
+            match inbox.pop_front() {
+                Some(Command::Append(records, reply)) => {
+                    group.records += records.len();
+                    group.bytes += records.iter().map(|one| one.bytes.len()).sum::<usize>();
+                    group.appends.push((records, reply));
+                }
+                Some(Command::Settle(settle, reply)) => group.settles.push((settle, reply)),
+                Some(other) => {
+                    inbox.push_front(other);
+                    break;
+                }
+                None => break,
+            }
+        }
+        self.shared.taken(group.records, group.bytes);
+        group
+    }
+
+    fn commit(&mut self, mut group: Group) {
+        let now_ms = self.clock.now_ms();
+        if !group.appends.is_empty() && !self.room() {
+            for (_, reply) in group.appends.drain(..) {
+                let _ = reply.send(Err(AppendError::Full));
+            }
+        }
+        let mut plan = self.plan(group.settles);
+        let mut change = Change::default();
+        let mut fresh = Vec::new();
+        let mut answers = Vec::with_capacity(group.appends.len());
+        if !group.appends.is_empty() {
+            self.build(
+                &group.appends,
+                group.bytes,
+                now_ms,
+                &mut change,
+                &mut fresh,
+                &mut answers,
+            );
+        }
+        change.aside = std::mem::take(&mut plan.aside);
+        change.feeds = plan.feeds.values().cloned().collect();
+        match self.write(&change) {
+            Ok(()) => {
+                self.publish(&change, fresh);
+                for ((_, reply), answer) in group.appends.into_iter().zip(answers) {
+                    let _ = reply.send(Ok(answer));
+                }
+                for reply in plan.replies {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            Err(StoreError::Full(reason)) => {
+                self.ran_full(&reason, &change);
+                for (_, reply) in group.appends {
+                    let _ = reply.send(Err(match self.failure() {
+                        Some(reason) => AppendError::Failed(reason),
+                        None => AppendError::Full,
+                    }));
+                }
+                self.settle_alone(change, plan.replies, &reason);
+            }
+            Err(StoreError::Failed(reason)) => {
+                self.fail(&reason);
+                for (_, reply) in group.appends {
+                    let _ = reply.send(Err(AppendError::Failed(Arc::clone(&reason))));
+                }
+                for reply in plan.replies {
+                    let _ = reply.send(Err(JournalError::Store(Arc::clone(&reason))));
+                }
+            }
+        }
+    }
+
+    /// One transaction, timed.
+    pub(super) fn write(&mut self, change: &Change) -> Result<(), StoreError> {
+        if change.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let result = self.store.commit(change);
+        self.sync_seconds.record(start.elapsed().as_secs_f64());
+        result
+    }
+
+    /// Turns records into blocks, leaving out the repeated.
+    fn build(
+        &mut self,
+        appends: &[(Vec<Record>, AppendReply)],
+        bytes: usize,
+        now_ms: Millis,
+        change: &mut Change,
+        fresh: &mut Vec<super::block::Decoded>,
+        answers: &mut Vec<Appended>,
+    ) {
+        let (mut next, duplicates_before, mut stored_bytes) = {
+            let books = self.shared.books.lock();
+            (books.next, books.duplicates, books.bytes)
+        };
+        let begin = next;
+        let (records_max, bytes_max) = {
+            let options = &self.shared.options;
+            (options.block_records_max, options.block_bytes_max)
+        };
+        let capacity = (bytes + 4 * appends.len()).min(bytes_max + bytes_max / 8);
+        let mut duplicates = duplicates_before;
+        let mut ids = Vec::new();
+        let mut builder = Builder::with_capacity(capacity);
+        let mut seal = |builder: Builder, next: Seq| {
+            let n = builder.len() as u64;
+            let (body, decoded) = builder.seal(next - n, now_ms);
+            change.blocks.push(Block {
+                first: next - n,
+                n,
+                at_ms: now_ms,
+                bytes_before: stored_bytes,
+                duplicates: 0,
+                body,
+            });
+            stored_bytes += change
+                .blocks
+                .last()
+                .map_or(0, |block| block.body.len() as u64);
+            fresh.push(decoded);
+        };
+        self.dedup.begin(now_ms);
+        for (records, _) in appends {
+            let mut answer = Appended {
+                stored: 0,
+                duplicates: 0,
+            };
+            for record in records {
+                let fingerprint = record.fingerprint.max(1);
+                if !self.dedup.insert(fingerprint, next, now_ms) {
+                    answer.duplicates += 1;
+                    continue;
+                }
+                if !builder.is_empty()
+                    && (builder.len() >= records_max
+                        || builder.raw_len() + record.bytes.len() > bytes_max)
+                {
+                    let whole = std::mem::replace(&mut builder, Builder::with_capacity(capacity));
+                    seal(whole, next);
+                }
+                builder.push(&record.bytes);
+                ids.push(fingerprint);
+                next += 1;
+                answer.stored += 1;
+            }
+            duplicates += answer.duplicates;
+            answers.push(answer);
+        }
+        if !builder.is_empty() {
+            seal(builder, next);
+        }
+        for block in &mut change.blocks {
+            block.duplicates = duplicates;
+        }
+        change.duplicates = (duplicates != duplicates_before).then_some(duplicates);
+        change.seen = self.remember(begin, ids, now_ms);
+    }
+
+    /// Rows of fingerprints to write: the one being filled grows until it is long enough.
+    fn remember(&self, first: Seq, ids: Vec<u64>, at_ms: Millis) -> Vec<Seen> {
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        let row = &self.seen;
+        let joins = !row.ids.is_empty()
+            && row.first + row.ids.len() as u64 == first
+            && row.ids.len() + ids.len() <= SEEN_ROW;
+        let (first, ids) = if joins {
+            (row.first, [&row.ids[..], &ids].concat())
+        } else {
+            (first, ids)
+        };
+        vec![Seen { first, at_ms, ids }]
+    }
+
+    /// Works out what the settles change. Those that do not add up are answered at once.
+    fn plan(&mut self, settles: Vec<(Box<Settle>, SettleReply)>) -> Plan {
+        let mut plan = Plan::default();
+        for (settle, reply) in settles {
+            match self.plan_one(&mut plan, *settle) {
+                Ok(()) => plan.replies.push(reply),
+                Err(error) => {
+                    let _ = reply.send(Err(error));
+                }
+            }
+        }
+        plan
+    }
+
+    fn plan_one(&mut self, plan: &mut Plan, settle: Settle) -> Result<(), JournalError> {
+        let (known, end) = {
+            let books = self.shared.books.lock();
+            let known = match plan.feeds.get(&settle.feed) {
+                Some(draft) => Some(draft.clone()),
+                None => books.feeds.get(&settle.feed).cloned(),
+            };
+            (known, books.next)
+        };
+        let mut draft = known.ok_or_else(|| JournalError::NoFeed(settle.feed.clone()))?;
+        let unbalanced = |detail: String| JournalError::Unbalanced {
+            feed: settle.feed.clone(),
+            detail,
+        };
+        let mut steps = Vec::new();
+        let mut again: HashMap<Seq, _> = settle
+            .park
+            .iter()
+            .map(|one| (one.seq, one.clone()))
+            .collect();
+        for seq in &settle.unpark {
+            let at = match plan.parked.get(&(settle.feed.clone(), *seq)) {
+                Some(true) => Whereabouts::Parked,
+                Some(false) => Whereabouts::Nowhere,
+                None => self
+                    .store
+                    .whereabouts(&settle.feed, *seq)
+                    .map_err(|error| JournalError::Store(error.to_string().into()))?,
+            };
+            let (feed, seq) = (settle.feed.clone(), *seq);
+            match (at, again.remove(&seq)) {
+                (Whereabouts::Parked, Some(parked)) => steps.push(Aside::Repark(parked)),
+                (Whereabouts::Parked, None) => steps.push(Aside::Unpark { feed, seq }),
+                // A replay was cancelled while its record was on its way: what became of it counts.
+                (Whereabouts::Cancelled { reason }, parked) => {
+                    draft.move_dead(&reason, -1);
+                    steps.push(Aside::Unbury { feed, seq });
+                    steps.extend(parked.map(Aside::Park));
+                }
+                (Whereabouts::Nowhere, _) => {
+                    return Err(unbalanced(format!("record {seq} is not parked")));
+                }
+            }
+        }
+        draft.settle(&settle, end).map_err(unbalanced)?;
+        for seq in &settle.unpark {
+            plan.parked.insert((settle.feed.clone(), *seq), false);
+        }
+        for parked in &settle.park {
+            plan.parked.insert((settle.feed.clone(), parked.seq), true);
+        }
+        // Those left were not parked before.
+        steps.extend(again.into_values().map(Aside::Park));
+        steps.extend(settle.dead.into_iter().map(Aside::Bury));
+        for step in &mut steps {
+            if let Aside::Park(parked) | Aside::Repark(parked) = step {
+                parked.feed.clone_from(&settle.feed);
+            } else if let Aside::Bury(letter) = step {
+                letter.feed.clone_from(&settle.feed);
+            }
+        }
+        plan.aside.append(&mut steps);
+        plan.feeds.insert(settle.feed, draft);
+        Ok(())
+    }
+
+    /// Makes a written change visible: numbers, then records, then the news.
+    fn publish(&mut self, change: &Change, fresh: Vec<super::block::Decoded>) {
+        if let Some(row) = change.seen.last() {
+            self.seen.clone_from(row);
+        }
+        let next = {
+            let mut books = self.shared.books.lock();
+            if let Some(last) = change.blocks.last() {
+                books.next = last.first + last.n;
+                books.bytes = last.bytes_before + last.body.len() as u64;
+            }
+            if let Some(duplicates) = change.duplicates {
+                books.duplicates = duplicates;
+            }
+            for feed in &change.feeds {
+                books.feeds.insert(feed.id.clone(), feed.clone());
+            }
+            books.next
+        };
+        if !fresh.is_empty() {
+            self.shared.tail.lock().push(fresh);
+            self.shared.end.send_replace(next);
+        }
+    }
+
+    /// Records moved between dead letters and parked by a replay (`by` = -1) or its end (1).
+    pub(super) fn moved(&mut self, moved: &super::store::Moved, by: i64) {
+        let mut books = self.shared.books.lock();
+        for ((feed, reason), n) in moved {
+            if let Some(state) = books.feeds.get_mut(feed) {
+                state.move_dead(reason, by * n.cast_signed());
+            }
+        }
+    }
+
+    /// After a commit that found no room: take back what it did in memory, and see that it is so on disk.
+    fn ran_full(&mut self, reason: &Arc<str>, change: &Change) {
+        tracing::warn!(%reason, "journal is out of space; appends are refused until there is room");
+        self.short(true, format!("the disk is full: {reason}"));
+        if !change.seen.is_empty() && !self.dedup.undo() {
+            let options = &self.shared.options;
+            match rebuild(self.store.as_mut(), options, self.clock.now_ms()) {
+                Ok(dedup) => self.dedup = dedup,
+                Err(error) => return self.fail(&error.to_string().into()),
+            }
+        }
+        let expected = self.shared.books.lock().next;
+        match self.store.load() {
+            Ok(loaded) if loaded.next == expected => {}
+            Ok(loaded) => {
+                let reason = format!(
+                    "after running out of space the store ends at record {}, not {expected}",
+                    loaded.next
+                );
+                self.fail(&reason.into());
+            }
+            Err(error) => self.fail(&error.to_string().into()),
+        }
+    }
+
+    /// The settles of a commit that found no room, without its appends.
+    fn settle_alone(&mut self, mut change: Change, replies: Vec<SettleReply>, reason: &Arc<str>) {
+        change.blocks.clear();
+        change.seen.clear();
+        change.duplicates = None;
+        let result = match self.failure() {
+            Some(reason) => Err(StoreError::Failed(reason)),
+            None => {
+                // Moving the log into the main file may be all the room a settle needs.
+                let _ = self.tidy(true);
+                self.write(&change)
+            }
+        };
+        let result = match result {
+            Ok(()) => {
+                self.publish(&change, Vec::new());
+                Ok(())
+            }
+            Err(StoreError::Full(_)) => Err(JournalError::Store(Arc::clone(reason))),
+            Err(StoreError::Failed(reason)) => {
+                self.fail(&reason);
+                Err(JournalError::Store(reason))
+            }
+        };
+        for reply in replies {
+            let _ = reply.send(result.clone());
+        }
+    }
+
+    /// Whether appends may be tried.
+    fn room(&mut self) -> bool {
+        let minimum = self.shared.options.free_bytes_min;
+        let free = self.store.free_bytes();
+        let enough = free.is_none_or(|free| free >= minimum);
+        match &self.shortage {
+            None if enough => true,
+            None => {
+                let free = free.unwrap_or_default();
+                tracing::warn!(free, minimum, "disk is nearly full; appends are refused");
+                self.short(
+                    false,
+                    format!("the disk is nearly full: {free} bytes are free, {minimum} are needed"),
+                );
+                false
+            }
+            Some(_) if !enough => false,
+            Some(shortage) if !shortage.by_store => {
+                self.recovered();
+                true
+            }
+            Some(shortage) if Instant::now() < shortage.look_again => false,
+            Some(_) => match self.store.probe() {
+                Ok(()) => {
+                    self.recovered();
+                    true
+                }
+                Err(StoreError::Full(_)) => {
+                    if let Some(shortage) = &mut self.shortage {
+                        shortage.look_again = Instant::now() + PROBE_EVERY;
+                    }
+                    false
+                }
+                Err(StoreError::Failed(reason)) => {
+                    self.fail(&reason);
+                    false
+                }
+            },
+        }
+    }
+
+    fn short(&mut self, by_store: bool, reason: String) {
+        self.shortage = Some(Shortage {
+            by_store,
+            look_again: Instant::now() + PROBE_EVERY,
+        });
+        let mut health = self.shared.health.lock();
+        health.writable = false;
+        health.reason = Some(reason);
+    }
+
+    fn recovered(&mut self) {
+        tracing::info!("journal has room again; appends are taken");
+        self.shortage = None;
+        let mut health = self.shared.health.lock();
+        health.writable = true;
+        health.reason = None;
+    }
+
+    /// Ends writing for good.
+    pub(super) fn fail(&mut self, reason: &Arc<str>) {
+        if self.failed {
+            return;
+        }
+        tracing::error!(%reason, "journal commit failed; nothing is accepted any more until a restart");
+        self.failed = true;
+        self.shared.queue.lock().failed = Some(Arc::clone(reason));
+        let mut health = self.shared.health.lock();
+        health.writable = false;
+        health.reason = Some(format!("a commit failed: {reason}; restart the gateway"));
+    }
+
+    fn failure(&self) -> Option<Arc<str>> {
+        self.shared.queue.lock().failed.clone()
+    }
+
+    /// What cannot wait between two commits.
+    fn between(&mut self) {
+        if self.failed {
+            return;
+        }
+        let _ = self.tidy(false);
+        let pause = if self.trim_more { TRIM_EVERY } else { IDLE * 2 };
+        if self.trimmed.elapsed() >= pause {
+            self.trim();
+        }
+        if self.gauged.elapsed() >= PROBE_EVERY {
+            self.gauge();
+        }
+    }
+
+    /// Housekeeping while nothing waits. True if there is more of it.
+    fn idle(&mut self) -> bool {
+        if self.failed {
+            return false;
+        }
+        if self.shortage.is_some() || self.gauged.elapsed() >= PROBE_EVERY {
+            self.room();
+        }
+        let more = self.trim() > 0;
+        if !self.failed && !more {
+            let _ = self.tidy(true);
+        }
+        self.gauge();
+        more && !self.failed
+    }
+
+    /// One step of trimming. Returns the blocks removed.
+    pub(super) fn trim(&mut self) -> u64 {
+        if self.failed {
+            return 0;
+        }
+        self.trimmed = Instant::now();
+        let now_ms = self.clock.now_ms();
+        let below = {
+            let books = self.shared.books.lock();
+            let slowest = books.feeds.values().map(|feed| feed.pos).min();
+            slowest.unwrap_or(books.next)
+        };
+        let options = &self.shared.options;
+        let rule = TrimRule {
+            below,
+            before_ms: now_ms.saturating_sub(options.retain_ms),
+            // Short of room, what is settled goes first.
+            bytes_max: if self.shortage.is_some() {
+                0
+            } else {
+                options.retain_bytes
+            },
+            seen_below: self.dedup.first().unwrap_or(0),
+            step_blocks: 512,
+            step_bytes: 4 << 20,
+        };
+        let removed = match self.store.trim(&rule) {
+            Ok(removed) => removed,
+            Err(StoreError::Full(_)) => 0,
+            Err(StoreError::Failed(reason)) => {
+                self.fail(&reason);
+                0
+            }
+        };
+        self.trim_more = removed > 0;
+        removed
+    }
+
+    /// Checkpoints and the like.
+    pub(super) fn tidy(&mut self, idle: bool) -> Result<(), StoreError> {
+        let result = self.store.tidy(idle);
+        match &result {
+            Ok(()) | Err(StoreError::Full(_)) => {}
+            Err(StoreError::Failed(reason)) => {
+                let reason = Arc::clone(reason);
+                self.fail(&reason);
+            }
+        }
+        result
+    }
+
+    fn gauge(&mut self) {
+        self.gauged = Instant::now();
+        let bytes = self.store.size();
+        let window_ms = self.dedup.window_ms(self.clock.now_ms());
+        let damaged = {
+            let mut health = self.shared.health.lock();
+            health.bytes = bytes;
+            health.dedup_window_ms = window_ms;
+            health.damaged_blocks
+        };
+        meters::journal_bytes().set(bytes as f64);
+        meters::journal_damaged_blocks().set(damaged as f64);
+        meters::dedup_window_seconds().set(window_ms as f64 / 1000.0);
+    }
+}
+
+/// Fills the table from what is stored beside the blocks.
+pub(super) fn rebuild(
+    store: &mut dyn Store,
+    options: &Options,
+    now_ms: Millis,
+) -> Result<Dedup, StoreError> {
+    let mut dedup = Dedup::new(options.dedup_bytes_max, options.dedup_window_ms);
+    let mut first = true;
+    store.seen(&mut |row| {
+        if std::mem::take(&mut first) && row.first > 0 {
+            dedup.forgot_before(row.at_ms);
+        }
+        dedup.begin(row.at_ms);
+        for (at, id) in row.ids.iter().enumerate() {
+            dedup.insert(*id, row.first + at as u64, row.at_ms);
+        }
+    })?;
+    dedup.begin(now_ms);
+    Ok(dedup)
+}
+
+fn drop_failed(command: Command, shared: &Shared) {
+    let reason = match shared.silence() {
+        JournalError::Store(reason) => reason,
+        _ => "closed".into(),
+    };
+    match command {
+        Command::Append(records, reply) => {
+            let bytes = records.iter().map(|one| one.bytes.len()).sum();
+            shared.taken(records.len(), bytes);
+            let _ = reply.send(Err(AppendError::Failed(reason)));
+        }
+        Command::Settle(_, reply) => {
+            let _ = reply.send(Err(JournalError::Store(reason)));
+        }
+        Command::Control(_) | Command::Close(_) => {}
+    }
+}
+
+impl FeedState {
+    /// `n` records leave the dead letters for the parked (negative) or come back (positive).
+    fn move_dead(&mut self, reason: &str, n: i64) {
+        let tally = self
+            .tallies
+            .entry((Outcome::Dead, reason.to_owned()))
+            .or_default();
+        *tally = tally.saturating_add_signed(n);
+        self.parked = self.parked.saturating_add_signed(-n);
+    }
+}
