@@ -1,3 +1,4 @@
 //! cli
 
+pub mod blueprint;
 pub mod journal;

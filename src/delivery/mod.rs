@@ -35,6 +35,8 @@ mod handle;
 mod mapping;
 mod retry;
 pub mod status;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use handle::{Handle, Trial, TrialError, WebhookError};
