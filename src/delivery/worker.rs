@@ -26,7 +26,7 @@ use super::status::{State, Status};
 use super::{Sender, mapping};
 use crate::blueprint::{Reply, Tables, Verdict};
 use crate::clock::{Millis, SharedClock};
-use crate::journal::{Chunk, Feed, Journal, JournalError, Outcome, Parked, Seq};
+use crate::journal::{Chunk, Feed, FeedStart, Journal, JournalError, Outcome, Parked, Seq};
 use crate::logbook::{Attempt, Logbook};
 use crate::metrics;
 use crate::registry::Integration;
@@ -79,8 +79,18 @@ enum Done {
         result: Result<(), JournalError>,
         unparked: Vec<Seq>,
     },
-    Limits(Result<(Seq, u64), JournalError>),
+    Limits(Result<Backlog, JournalError>),
     Woken(Result<(), JournalError>),
+}
+
+/// How much waits.
+struct Backlog {
+    /// Records before this are too old.
+    old: Seq,
+    /// The feed's cursor.
+    pos: Seq,
+    /// Bytes on disk from there on.
+    bytes: u64,
 }
 
 /// What a step did.
@@ -102,7 +112,6 @@ pub(super) struct Worker {
     end: watch::Receiver<Seq>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     read_pos: Seq,
-    feed_pos: Seq,
     settled_above: Vec<Range<Seq>>,
     reading: bool,
     staged: Option<Vec<crate::journal::Entry>>,
@@ -137,7 +146,6 @@ impl Worker {
             end: parts.journal.end(),
             work: FuturesUnordered::new(),
             read_pos: feed.pos,
-            feed_pos: feed.pos,
             settled_above: feed.settled_above.clone(),
             reading: false,
             staged: None,
@@ -162,8 +170,8 @@ impl Worker {
     /// When the journal fails; nothing is lost, a new worker takes up where this one stood.
     pub(super) async fn run(
         mut self,
-        stop: CancellationToken,
-        mut orders: mpsc::UnboundedReceiver<Order>,
+        stop: &CancellationToken,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
     ) -> Result<(), JournalError> {
         let mut orders_open = true;
         loop {
@@ -396,8 +404,9 @@ impl Worker {
         self.work.push(Box::pin(async move {
             let checked = async {
                 let old = journal.position_before(before_ms).await?;
+                let pos = journal.open_feed(&feed, FeedStart::Now).await?.pos;
                 let bytes = journal.backlog_bytes(&feed).await?;
-                Ok((old, bytes))
+                Ok(Backlog { old, pos, bytes })
             };
             Done::Limits(checked.await)
         }));
@@ -447,9 +456,9 @@ impl Worker {
                     self.parked_known.remove(&seq);
                 }
             }
-            Done::Limits(Ok((old, bytes))) => {
+            Done::Limits(Ok(backlog)) => {
                 self.checking_limits = false;
-                self.expire(old, bytes);
+                self.expire(&backlog);
             }
             Done::Woken(Ok(())) => self.parked_at_ms = now_ms,
             Done::Read(Err(error))
@@ -463,9 +472,10 @@ impl Worker {
     }
 
     fn take_chunk(&mut self, chunk: Chunk) {
+        let from = self.read_pos;
         self.read_pos = chunk.next;
         for span in chunk.damaged {
-            let lost = self.unsettled_parts(span);
+            let lost = self.unsettled_parts(span.start.max(from)..span.end);
             for part in lost {
                 tracing::error!(
                     integration = self.parts.integration.id,
@@ -495,7 +505,7 @@ impl Worker {
     /// A span without what of it was settled before the last restart.
     fn unsettled_parts(&self, span: Range<Seq>) -> Vec<Range<Seq>> {
         let mut parts = Vec::new();
-        let mut from = span.start.max(self.feed_pos);
+        let mut from = span.start;
         for run in &self.settled_above {
             if run.end <= from || run.start >= span.end {
                 continue;
@@ -609,7 +619,7 @@ impl Worker {
             attempt: job.failures.saturating_add(1),
             trigger: job.trigger,
             seqs: self.flow.seqs(&job.batch),
-            url: super::masked_url(&self.parts.integration, wire.url.expose()),
+            url: super::mask(&self.parts.integration, wire.url.expose()),
             method: wire.method.clone(),
             request_body: wire.body.clone(),
             status: heard.status,
@@ -623,20 +633,22 @@ impl Worker {
     }
 
     /// Gives up what is older or more than the limits allow; said loudly, and tallied.
-    fn expire(&mut self, old: Seq, bytes: u64) {
+    fn expire(&mut self, backlog: &Backlog) {
         if self.reading {
             // The chunk on its way begins where we would: next time.
             self.limits_at_ms = self.parts.clock.now_ms() + 100;
             return;
         }
         let end = *self.end.borrow();
-        let mut upto = old.min(end);
+        let mut upto = backlog.old.min(end);
         let limit = self.parts.integration.tuning.backlog_bytes;
-        let records = end.saturating_sub(self.feed_pos);
+        let records = end.saturating_sub(backlog.pos);
         let unread = end.saturating_sub(self.read_pos.max(upto));
-        if bytes > limit && records > 0 {
+        if backlog.bytes > limit && records > 0 {
             // Blocks differ little in bytes per record: shares of records stand for shares of bytes.
-            let each = u128::from(bytes).div_ceil(u128::from(records)).max(1);
+            let each = u128::from(backlog.bytes)
+                .div_ceil(u128::from(records))
+                .max(1);
             let keep = u64::try_from(u128::from(limit) / each).unwrap_or(u64::MAX);
             if unread > keep {
                 upto = upto.max(end - keep);
