@@ -80,7 +80,10 @@ pub(super) struct OptionView {
 
 /// The body of an install.
 #[derive(Debug, utoipa::ToSchema)]
-#[expect(dead_code, reason = "the shape for the document; read as a map, so that all faults come at once")]
+#[expect(
+    dead_code,
+    reason = "the shape for the document; read as a map, so that all faults come at once"
+)]
 pub(super) struct Install {
     /// Name for people; unique.
     name: String,

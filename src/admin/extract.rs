@@ -64,7 +64,11 @@ impl<S: Send + Sync> FromRequest<S> for TextOrJson {
         let is_text = content_type(request.headers()).is_some_and(|kind| {
             matches!(
                 kind.as_str(),
-                "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" | "text/plain"
+                "application/yaml"
+                    | "application/x-yaml"
+                    | "text/yaml"
+                    | "text/x-yaml"
+                    | "text/plain"
             )
         });
         let bytes = bytes(request, state).await?;

@@ -46,6 +46,20 @@ impl<T> Page<T> {
         }
     }
 
+    /// The rows, to be completed.
+    pub(super) fn rows_mut(&mut self) -> &mut [T] {
+        &mut self.data
+    }
+
+    /// The same page of other rows.
+    pub(super) fn map<U>(self, of: impl Fn(T) -> U) -> Page<U> {
+        Page {
+            data: self.data.into_iter().map(of).collect(),
+            next_cursor: self.next_cursor,
+            has_more: self.has_more,
+        }
+    }
+
     /// A page out of a whole list in memory; the cursor is the id of the last row of the page before.
     pub(super) fn within(
         rows: Vec<T>,
@@ -128,8 +142,9 @@ mod tests {
         let mut seen = Vec::new();
         let mut cursor: Option<String> = None;
         loop {
-            let page =
-                Page::within(all.clone(), Some(3), cursor.as_deref(), String::as_str).ok().unwrap();
+            let page = Page::within(all.clone(), Some(3), cursor.as_deref(), String::as_str)
+                .ok()
+                .unwrap();
             seen.extend(page.data);
             assert_eq!(page.has_more, page.next_cursor.is_some());
             if !page.has_more {

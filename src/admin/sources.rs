@@ -104,7 +104,10 @@ pub(super) async fn list(
         .iter()
         .map(SourceView::from)
         .collect();
-    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| &view.id).map(Json)
+    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| {
+        &view.id
+    })
+    .map(Json)
 }
 
 /// Shows a source.
@@ -172,7 +175,10 @@ pub(super) async fn rotate_key(
     Path(id): Path<String>,
     MaybeBody(body): MaybeBody<NewKey>,
 ) -> Result<Json<SourceView>, Problem> {
-    let key = admin.registry().rotate_key(&actor, &id, &body.label).await?;
+    let key = admin
+        .registry()
+        .rotate_key(&actor, &id, &body.label)
+        .await?;
     let mut view = known(&admin, &id)?;
     view.write_key = Some(key.expose().to_owned());
     Ok(Json(view))

@@ -78,7 +78,10 @@ pub(super) async fn list(
         .iter()
         .map(|entry| TokenView::of(entry, &admin))
         .collect();
-    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| &view.id).map(Json)
+    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| {
+        &view.id
+    })
+    .map(Json)
 }
 
 /// Makes a token; `token` is shown only in this answer.
