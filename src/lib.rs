@@ -11,6 +11,7 @@ pub mod app;
 pub mod clock;
 pub mod config;
 pub mod lifecycle;
+pub mod net;
 pub mod metrics;
 pub mod secret;
 pub mod telemetry;

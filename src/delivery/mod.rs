@@ -1,20 +1,55 @@
 //! Journal to vendor: one pipeline per integration.
+//!
+//! [`Delivery::start`] runs a supervisor that keeps one [`worker`] per installed integration in step with the
+//! registry's view: started when installed, begun anew when changed, ended (and its feed removed) when deleted.
+//! Pipelines share nothing that can block: each has its own task, cursor, window, gate and connections in use.
+//! Knows no ingest and no admin; admin holds a [`Handle`].
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use crate::blueprint::Request;
-use crate::registry::Integration;
+use crate::blueprint::{ConfigValue, Request};
+use crate::clock::{Millis, SharedClock};
+use crate::journal::{FeedStart, Journal, JournalError};
+use crate::logbook::Logbook;
+use crate::metrics;
+use crate::registry::{Integration, SharedView};
 use crate::vendor::http::{Answer, Client, SendError};
+use crate::vendor::refresh::{Refresh, Refresher, Subject};
 
 mod batch;
 mod bisect;
 mod flow;
 mod gate;
+mod handle;
 mod mapping;
 mod retry;
 pub mod status;
 mod worker;
+
+pub use handle::{Handle, Trial, TrialError, WebhookError};
+
+use status::{State, Status};
+use worker::{Order, Worker};
+
+/// The view is compared with what runs this often; [`Handle::sync`] does it at once.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Gauges of backlog and datafiles are brought up to date this often.
+const GAUGES_EVERY: Duration = Duration::from_secs(2);
+
+/// A pipeline that failed is begun anew after this.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// Makes one request at a vendor.
 pub trait Sender: Send + Sync {
@@ -37,9 +72,392 @@ impl Sender for Client {
     }
 }
 
-/// An address without the integration's secrets.
-fn masked_url(integration: &Integration, url: &str) -> String {
-    mask(integration, url)
+/// What delivery works with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folder of the last good datafiles, `<data_dir>/datafiles`.
+    pub datafiles_dir: PathBuf,
+    /// Seed of all chance here (jitter of waits).
+    pub seed: u64,
+}
+
+/// What all pipelines are made of.
+#[derive(Debug, Clone)]
+struct Shared {
+    journal: Journal,
+    view: SharedView,
+    client: Client,
+    logbook: Logbook,
+    clock: SharedClock,
+    options: Options,
+    pipelines: Arc<Mutex<HashMap<String, Pipeline>>>,
+}
+
+/// What outsiders need of a running pipeline.
+#[derive(Debug, Clone)]
+struct Pipeline {
+    integration: Arc<Integration>,
+    status: Arc<Mutex<Status>>,
+    orders: mpsc::UnboundedSender<Order>,
+    refresh: Option<Refresh>,
+}
+
+/// A pipeline as the supervisor sees it.
+#[derive(Debug)]
+struct Running {
+    version: u64,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// The delivery stage, running.
+#[derive(Debug)]
+pub struct Delivery {
+    handle: Handle,
+    stop: CancellationToken,
+    supervisor: JoinHandle<()>,
+}
+
+impl Delivery {
+    /// Starts delivering for every integration in the view. Needs a tokio runtime.
+    #[must_use]
+    pub fn start(
+        journal: Journal,
+        view: SharedView,
+        client: Client,
+        logbook: Logbook,
+        clock: SharedClock,
+        options: Options,
+    ) -> Self {
+        let shared = Shared {
+            journal,
+            view,
+            client,
+            logbook,
+            clock,
+            options,
+            pipelines: Arc::default(),
+        };
+        let stop = CancellationToken::new();
+        let (syncs, requests) = mpsc::unbounded_channel();
+        let supervisor = tokio::spawn(supervise(shared.clone(), stop.clone(), requests));
+        Self {
+            handle: Handle::new(shared, syncs),
+            stop,
+            supervisor,
+        }
+    }
+
+    /// For admin and webhooks.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Stops taking up new work, lets requests under way end and settles them, for at most `deadline`. Whatever is
+    /// not settled by then is sent again after the next start, byte for byte. True when all was settled.
+    pub async fn stop(self, deadline: Duration) -> bool {
+        self.stop.cancel();
+        let abort = self.supervisor.abort_handle();
+        let ended = tokio::time::timeout(deadline, self.supervisor).await;
+        abort.abort();
+        ended.is_ok()
+    }
+}
+
+async fn supervise(
+    shared: Shared,
+    stop: CancellationToken,
+    mut syncs: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+) {
+    let mut running: HashMap<String, Running> = HashMap::new();
+    let mut chance = StdRng::seed_from_u64(shared.options.seed);
+    let mut gauges = Gauges::default();
+    let mut gauges_due = tokio::time::interval(GAUGES_EVERY);
+    gauges_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut seen: Option<Arc<crate::registry::View>> = None;
+    warn_of_strangers(&shared).await;
+    loop {
+        let mut waiting = None;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = look.tick() => {}
+            Some(request) = syncs.recv() => waiting = Some(request),
+            _ = gauges_due.tick() => {
+                gauges.update(&shared).await;
+                continue;
+            }
+        }
+        let view = shared.view.load_full();
+        let changed = seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, &view));
+        if changed {
+            match reconcile(&shared, &view, &mut running, &mut chance).await {
+                Ok(()) => seen = Some(view),
+                Err(error) => {
+                    tracing::error!(%error, "cannot take up a change of integrations yet")
+                }
+            }
+        }
+        if let Some(waiting) = waiting {
+            let _ = waiting.send(());
+        }
+    }
+    for pipeline in running.values() {
+        pipeline.stop.cancel();
+    }
+    for (_, pipeline) in running {
+        let _ = pipeline.task.await;
+    }
+}
+
+/// Feeds without an integration keep the journal from being trimmed. Nothing is removed unasked: their backlog may
+/// be all that is left of events (an older registry put back from a backup).
+async fn warn_of_strangers(shared: &Shared) {
+    let view = shared.view.load_full();
+    for ledger in shared.journal.ledger().await.unwrap_or_default() {
+        if !view
+            .integrations
+            .iter()
+            .any(|known| known.id == ledger.feed)
+        {
+            tracing::warn!(
+                feed = ledger.feed,
+                pending = ledger.pending,
+                "the journal has a feed of no installed integration; it keeps its backlog on disk"
+            );
+        }
+    }
+}
+
+async fn reconcile(
+    shared: &Shared,
+    view: &crate::registry::View,
+    running: &mut HashMap<String, Running>,
+    chance: &mut StdRng,
+) -> Result<(), JournalError> {
+    let gone: Vec<String> = running
+        .keys()
+        .filter(|id| !view.integrations.iter().any(|known| known.id == **id))
+        .cloned()
+        .collect();
+    for id in gone {
+        if let Some(pipeline) = running.remove(&id) {
+            remove(shared, &id, pipeline).await?;
+        }
+    }
+    for integration in &view.integrations {
+        let id = &integration.id;
+        let version = integration.version;
+        if running
+            .get(id)
+            .is_some_and(|known| known.version == version)
+        {
+            continue;
+        }
+        // The feed is there before this returns: from now on no event passes it by.
+        shared.journal.open_feed(id, FeedStart::Now).await?;
+        let before = running.remove(id);
+        let seed: u64 = chance.random();
+        running.insert(id.clone(), begin(shared, integration, before, seed));
+    }
+    Ok(())
+}
+
+/// Ends a pipeline whose integration was deleted, and forgets what it kept.
+async fn remove(shared: &Shared, id: &str, pipeline: Running) -> Result<(), JournalError> {
+    // What is under way at the vendor need not be waited for: nobody will ask for its outcome.
+    pipeline.stop.cancel();
+    pipeline.task.abort();
+    let _ = pipeline.task.await;
+    shared.pipelines.lock().remove(id);
+    match shared.journal.remove_feed(id).await {
+        Ok(()) | Err(JournalError::NoFeed(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let (dir, name) = (shared.options.datafiles_dir.clone(), id.to_owned());
+    let forget = move || crate::vendor::refresh::forget(&dir, &name);
+    let _ = tokio::task::spawn_blocking(forget).await;
+    for gauge in [
+        metrics::pending_events(id),
+        metrics::oldest_pending_seconds(id),
+        metrics::dead_letters(id),
+    ] {
+        gauge.set(0.0);
+    }
+    tracing::info!(integration = id, "integration removed");
+    Ok(())
+}
+
+/// Starts a pipeline; it takes up its work when the one before it has ended.
+fn begin(
+    shared: &Shared,
+    integration: &Arc<Integration>,
+    before: Option<Running>,
+    seed: u64,
+) -> Running {
+    let stop = CancellationToken::new();
+    if let Some(before) = &before {
+        before.stop.cancel();
+    }
+    let earlier = shared.pipelines.lock().get(&integration.id).cloned();
+    let (orders, inbox) = mpsc::unbounded_channel();
+    let pipeline = Pipeline {
+        integration: integration.clone(),
+        status: earlier.map(|pipeline| pipeline.status).unwrap_or_default(),
+        orders,
+        refresh: None,
+    };
+    let status = pipeline.status.clone();
+    shared
+        .pipelines
+        .lock()
+        .insert(integration.id.clone(), pipeline);
+    let task = {
+        let (shared, integration, stop) = (shared.clone(), integration.clone(), stop.clone());
+        tokio::spawn(async move {
+            if let Some(before) = before {
+                let _ = before.task.await;
+            }
+            keep_running(shared, integration, status, inbox, stop, seed).await;
+        })
+    };
+    Running {
+        version: integration.version,
+        stop,
+        task,
+    }
+}
+
+/// Runs a worker, and another when it fails, until stopped.
+async fn keep_running(
+    shared: Shared,
+    integration: Arc<Integration>,
+    status: Arc<Mutex<Status>>,
+    mut inbox: mpsc::UnboundedReceiver<Order>,
+    stop: CancellationToken,
+    seed: u64,
+) {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let refresh = take_up_tables(&shared, &integration, &stop, chance.random()).await;
+    if let Some(pipeline) = shared.pipelines.lock().get_mut(&integration.id)
+        && pipeline.integration.version == integration.version
+    {
+        pipeline.refresh.clone_from(&refresh);
+    }
+    while !stop.is_cancelled() {
+        let ended = match shared
+            .journal
+            .open_feed(&integration.id, FeedStart::Now)
+            .await
+        {
+            Ok(feed) => {
+                let parts = worker::Parts {
+                    integration: integration.clone(),
+                    journal: shared.journal.clone(),
+                    sender: Arc::new(shared.client.clone()),
+                    logbook: shared.logbook.clone(),
+                    clock: shared.clock.clone(),
+                    chance: StdRng::seed_from_u64(chance.random()),
+                    refresh: refresh.clone(),
+                    status: status.clone(),
+                };
+                Worker::new(parts, &feed).run(&stop, &mut inbox).await
+            }
+            Err(error) => Err(error),
+        };
+        let Err(error) = ended else {
+            return;
+        };
+        if matches!(error, JournalError::Closed) && stop.is_cancelled() {
+            return;
+        }
+        tracing::error!(integration = integration.id, %error, "pipeline failed; it begins anew where it stood");
+        {
+            let mut status = status.lock();
+            status.state = State::Failed;
+            status.reason = Some("journal".to_owned());
+            status.detail = Some(error.to_string());
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RESTART_AFTER) => {}
+        }
+    }
+}
+
+/// Loads the last good tables and keeps them fresh until `stop`.
+async fn take_up_tables(
+    shared: &Shared,
+    integration: &Arc<Integration>,
+    stop: &CancellationToken,
+    seed: u64,
+) -> Option<Refresh> {
+    let subject = Subject {
+        integration: integration.id.clone(),
+        plan: integration.plan.clone(),
+        config: integration.config.clone(),
+        vendor: crate::vendor::by_name(&integration.vendor),
+        dir: shared.options.datafiles_dir.clone(),
+    };
+    let (client, clock) = (shared.client.clone(), shared.clock.clone());
+    let load = move || Refresher::load(subject, client, clock, seed);
+    let (refresher, refresh) = tokio::task::spawn_blocking(load).await.ok()??;
+    tokio::spawn(refresher.run(stop.clone()));
+    Some(refresh)
+}
+
+/// Figures that are looked up rather than counted as they happen.
+#[derive(Debug, Default)]
+struct Gauges {
+    /// Repeated posts counted so far, by integration: the journal counts them, we tell the difference.
+    deduplicated: HashMap<String, u64>,
+}
+
+impl Gauges {
+    async fn update(&mut self, shared: &Shared) {
+        let now_ms = shared.clock.now_ms();
+        let pipelines = shared.pipelines.lock().clone();
+        for ledger in shared.journal.ledger().await.unwrap_or_default() {
+            let id = &ledger.feed;
+            let Some(pipeline) = pipelines.get(id) else {
+                continue;
+            };
+            metrics::pending_events(id).set(whole(ledger.pending));
+            metrics::dead_letters(id).set(whole(ledger.dead.iter().map(|(_, n)| n).sum()));
+            let counted = self
+                .deduplicated
+                .entry(id.clone())
+                .or_insert(ledger.deduplicated);
+            let more = ledger.deduplicated.saturating_sub(*counted);
+            *counted = ledger.deduplicated;
+            if more > 0 {
+                metrics::deliveries(id, "deduplicated").increment(more);
+            }
+            let oldest_ms = shared.journal.oldest_pending_ms(id).await.ok().flatten();
+            pipeline.status.lock().oldest_pending_ms = oldest_ms;
+            metrics::oldest_pending_seconds(id)
+                .set(oldest_ms.map_or(0.0, |at| seconds(now_ms - at)));
+            let confirmed = pipeline.refresh.iter().flat_map(Refresh::status);
+            if let Some(at_ms) = confirmed
+                .filter_map(|document| document.confirmed_at_ms)
+                .min()
+            {
+                metrics::datafile_age_seconds(id).set(seconds(now_ms - at_ms));
+            }
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn whole(n: u64) -> f64 {
+    n as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "ages far below 2^52 ms")]
+fn seconds(ms: Millis) -> f64 {
+    ms.max(0) as f64 / 1_000.0
 }
 
 /// A text without the integration's secrets.
@@ -48,7 +466,7 @@ fn mask(integration: &Integration, text: &str) -> String {
         .config
         .values()
         .fold(text.to_owned(), |text, value| match value {
-            crate::blueprint::ConfigValue::Secret(secret) if secret.expose().len() >= 4 => {
+            ConfigValue::Secret(secret) if secret.expose().len() >= 4 => {
                 text.replace(secret.expose(), "…")
             }
             _ => text,

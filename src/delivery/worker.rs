@@ -162,8 +162,8 @@ impl Worker {
     /// When the journal fails; nothing is lost, a new worker takes up where this one stood.
     pub(super) async fn run(
         mut self,
-        stop: CancellationToken,
-        mut orders: mpsc::UnboundedReceiver<Order>,
+        stop: &CancellationToken,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
     ) -> Result<(), JournalError> {
         let mut orders_open = true;
         loop {
@@ -609,7 +609,7 @@ impl Worker {
             attempt: job.failures.saturating_add(1),
             trigger: job.trigger,
             seqs: self.flow.seqs(&job.batch),
-            url: super::masked_url(&self.parts.integration, wire.url.expose()),
+            url: super::mask(&self.parts.integration, wire.url.expose()),
             method: wire.method.clone(),
             request_body: wire.body.clone(),
             status: heard.status,

@@ -7,6 +7,11 @@
 
 pub mod money;
 pub mod parse;
+pub mod scan;
+pub mod time;
+
+#[cfg(test)]
+mod tests;
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -49,6 +54,20 @@ impl Kind {
             Self::Decision => "decision",
         }
     }
+
+    /// The kind an app means by this word.
+    #[must_use]
+    pub fn posted(word: &str) -> Option<Self> {
+        Some(match word {
+            "track" => Self::Track,
+            "identify" => Self::Identify,
+            "page" => Self::Page,
+            "screen" => Self::Screen,
+            "group" => Self::Group,
+            "alias" => Self::Alias,
+            _ => return None,
+        })
+    }
 }
 
 /// One accepted event, read back from the journal.
@@ -80,8 +99,38 @@ impl Event {
     ///
     /// # Errors
     /// When the bytes are not the canonical form that [`parse`] writes.
-    pub fn decode(_record: &[u8]) -> Result<Self, DecodeError> {
-        todo!("ingest helper")
+    pub fn decode(record: &[u8]) -> Result<Self, DecodeError> {
+        let fields: Map<String, Value> = match serde_json::from_slice(record) {
+            Ok(fields) => fields,
+            Err(error) => mended(record)
+                .and_then(|record| serde_json::from_slice(&record).ok())
+                .ok_or_else(|| DecodeError(error.to_string()))?,
+        };
+        let text = |key: &str| {
+            fields
+                .get(key)
+                .and_then(Value::as_str)
+                .ok_or_else(|| DecodeError(format!("`{key}` is missing or no text")))
+        };
+        let time = |key: &str| {
+            time::read(text(key)?).ok_or_else(|| DecodeError(format!("`{key}` is no time")))
+        };
+        let kind = match text("type")? {
+            "decision" => Kind::Decision,
+            word => Kind::posted(word)
+                .ok_or_else(|| DecodeError(format!("`{word}` is no kind of event")))?,
+        };
+        let event_id = Uuid::parse_str(text("eventId")?)
+            .map_err(|error| DecodeError(format!("`eventId`: {error}")))?;
+        Ok(Self {
+            kind,
+            event_id,
+            source: text("source")?.to_owned(),
+            message_id: text("messageId")?.to_owned(),
+            received_at_ms: time("receivedAt")?,
+            timestamp_ms: time("timestamp")?,
+            fields,
+        })
     }
 
     /// A field of the canonical object.
@@ -89,6 +138,40 @@ impl Event {
     pub fn field(&self, key: &str) -> Option<&Value> {
         self.fields.get(key)
     }
+}
+
+/// The record with every escape that names half a surrogate pair made U+FFFD; none when there is none.
+///
+/// Apps post such texts: `JSON.stringify` makes `"\\ud83d"` of an emoji cut in two. The journal keeps them as
+/// they came; no vendor can be sent half a character, so they are read as every UTF-8 encoder writes them.
+fn mended(record: &[u8]) -> Option<Vec<u8>> {
+    let unit = |at: usize| -> Option<u16> {
+        let digits = record.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut out = record.to_vec();
+    let mut changed = false;
+    let mut at = 0;
+    while let Some(byte) = record.get(at) {
+        if *byte != b'\\' {
+            at += 1;
+            continue;
+        }
+        let paired = |low: Option<u16>| matches!(low, Some(0xdc00..=0xdfff));
+        match unit(at) {
+            Some(0xd800..=0xdbff) if paired(unit(at + 6)) => at += 12,
+            Some(0xd800..=0xdfff) => {
+                if let Some(escape) = out.get_mut(at..at + 6) {
+                    escape.copy_from_slice(b"\\ufffd");
+                }
+                changed = true;
+                at += 6;
+            }
+            Some(_) => at += 6,
+            None => at += 2,
+        }
+    }
+    changed.then_some(out)
 }
 
 /// The id vendors deduplicate by: a function of source and message id alone, so that a repeated post,

@@ -17,6 +17,7 @@ pub mod block;
 mod committer;
 mod dedup;
 pub mod feed;
+pub mod inspect;
 mod reader;
 pub mod store;
 #[cfg(test)]

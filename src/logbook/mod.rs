@@ -3,9 +3,22 @@
 //! Kept in `attempts.db` (not synced: losing its end in a power cut loses no event), bounded by age and bytes.
 //! Writers never wait: when the log cannot keep up, bodies are left out first, then rows, and both are counted.
 
-use bytes::Bytes;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 
-use crate::clock::Millis;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::clock::{Millis, SharedClock};
+use crate::metrics;
+
+mod query;
+mod store;
+
+pub use query::{AttemptFilter, AttemptRow, RejectedFilter, RejectedRow};
 
 /// One request made at a vendor and what came back.
 #[derive(Debug, Clone)]
@@ -22,7 +35,7 @@ pub struct Attempt {
     pub attempt: u32,
     /// `batch`, `replay`, `hold`, `test` or `probe`: why it was made.
     pub trigger: &'static str,
-    /// Numbers of the records in it (first and last; those in between that are in it are in `seqs`).
+    /// Numbers of the records in it.
     pub seqs: Vec<u64>,
     /// Where it went, without secrets.
     pub url: String,
@@ -57,16 +70,483 @@ pub struct Rejected {
     pub body: Bytes,
 }
 
+/// Bounds of the logs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Rows older than this are removed.
+    pub keep_ms: Millis,
+    /// The oldest rows are removed when all take more than this.
+    pub bytes_max: u64,
+    /// Rows waiting to be written; more are left out.
+    pub queue_rows_max: usize,
+    /// Bytes of bodies waiting to be written; more are left out.
+    pub queue_bytes_max: usize,
+    /// Bytes of bodies of plain successes kept per second on average; more are left out. Failures are always kept.
+    pub body_bytes_per_s: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            keep_ms: 7 * 24 * 3_600_000,
+            bytes_max: 256 << 20,
+            queue_rows_max: 4_096,
+            queue_bytes_max: 16 << 20,
+            body_bytes_per_s: 8 << 20,
+        }
+    }
+}
+
+/// The log could not be opened or read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogbookError {
+    /// The file cannot be used, and setting it aside did not help.
+    #[error("log file {path}: {cause}")]
+    Open {
+        /// The file.
+        path: String,
+        /// Why.
+        cause: String,
+    },
+    /// A query failed.
+    #[error("log query: {0}")]
+    Query(String),
+}
+
+/// A row on its way to the writer.
+enum Entry {
+    Attempt(Box<Attempt>),
+    Rejected(Box<Rejected>),
+    Flush(std::sync::mpsc::Sender<()>),
+}
+
 /// The logs. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Logbook {}
+pub struct Logbook {
+    inner: Option<Arc<Inner>>,
+}
 
-#[expect(unused_variables, clippy::todo, missing_docs, reason = "skeleton")]
-impl Logbook {
-    pub fn attempt(&self, attempt: Attempt) {
-        todo!()
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    queue: Mutex<Option<SyncSender<Entry>>>,
+    queued_bytes: Arc<AtomicUsize>,
+    allowance: Mutex<Allowance>,
+    options: Options,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    reader: Mutex<Option<rusqlite::Connection>>,
+    rows_dropped: AtomicU64,
+}
+
+/// How many bytes of successful bodies may still be kept: fills with time, up to ten seconds' worth.
+#[derive(Debug)]
+struct Allowance {
+    bytes: u64,
+    at_ms: Millis,
+}
+
+impl Allowance {
+    fn take(&mut self, bytes: usize, now_ms: Millis, per_s: u64) -> bool {
+        let passed = u64::try_from(now_ms.saturating_sub(self.at_ms)).unwrap_or(0);
+        self.at_ms = now_ms.max(self.at_ms);
+        let gained = per_s.saturating_mul(passed) / 1_000;
+        self.bytes = self
+            .bytes
+            .saturating_add(gained)
+            .min(per_s.saturating_mul(10));
+        let wanted = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if wanted > self.bytes {
+            return false;
+        }
+        self.bytes -= wanted;
+        true
     }
-    pub fn rejected(&self, rejected: Rejected) {
-        todo!()
+}
+
+impl Logbook {
+    /// Opens (or makes) the log at `path` and starts its writer. A damaged file is set aside beside it, said loudly,
+    /// and a new one begun: the log is for looking, no event depends on it.
+    ///
+    /// # Errors
+    /// When no file can be made there.
+    pub fn open(path: &Path, options: Options, clock: SharedClock) -> Result<Self, LogbookError> {
+        let store = store::Store::open(path, &options)?;
+        let (sender, receiver) = sync_channel(options.queue_rows_max);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let now_ms = clock.now_ms();
+        let writer = {
+            let queued_bytes = queued_bytes.clone();
+            let write = move || store.run(&receiver, &queued_bytes, &clock);
+            std::thread::Builder::new()
+                .name("logbook".to_owned())
+                .spawn(write)
+                .map_err(|error| LogbookError::Open {
+                    path: path.display().to_string(),
+                    cause: error.to_string(),
+                })?
+        };
+        let allowance = Allowance {
+            bytes: options.body_bytes_per_s.saturating_mul(10),
+            at_ms: now_ms,
+        };
+        Ok(Self {
+            inner: Some(Arc::new(Inner {
+                path: path.to_owned(),
+                queue: Mutex::new(Some(sender)),
+                queued_bytes,
+                allowance: Mutex::new(allowance),
+                options,
+                writer: Mutex::new(Some(writer)),
+                reader: Mutex::new(None),
+                rows_dropped: AtomicU64::new(0),
+            })),
+        })
+    }
+
+    /// A log that keeps nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { inner: None }
+    }
+
+    /// Notes an attempt. Never waits.
+    pub fn attempt(&self, mut attempt: Attempt) {
+        let Some(inner) = &self.inner else {
+            return;
+        };
+        let bytes = attempt.request_body.len() + attempt.response_body.len();
+        let plain = attempt.verdict == "delivered" && attempt.trigger != "test";
+        let kept = inner.reserve(bytes)
+            && (!plain
+                || inner.allowance.lock().take(
+                    bytes,
+                    attempt.at_ms,
+                    inner.options.body_bytes_per_s,
+                )
+                || inner.release(bytes));
+        if !kept && bytes > 0 {
+            attempt.request_body = Bytes::new();
+            attempt.response_body = Bytes::new();
+            metrics::logbook_dropped("body").increment(1);
+        }
+        inner.push(
+            Entry::Attempt(Box::new(attempt)),
+            if kept { bytes } else { 0 },
+        );
+    }
+
+    /// Notes an event refused at the door. Never waits.
+    pub fn rejected(&self, mut rejected: Rejected) {
+        let Some(inner) = &self.inner else {
+            return;
+        };
+        let mut bytes = rejected.body.len();
+        if !inner.reserve(bytes) {
+            rejected.body = Bytes::new();
+            bytes = 0;
+            metrics::logbook_dropped("body").increment(1);
+        }
+        inner.push(Entry::Rejected(Box::new(rejected)), bytes);
+    }
+
+    /// Attempts, newest first, without bodies.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn attempts(
+        &self,
+        filter: AttemptFilter,
+        before_id: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<AttemptRow>, LogbookError> {
+        self.query(move |connection| query::attempts(connection, &filter, before_id, limit))
+            .await
+    }
+
+    /// One attempt with its bodies.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn attempt_by_id(&self, id: i64) -> Result<Option<AttemptRow>, LogbookError> {
+        self.query(move |connection| query::attempt(connection, id))
+            .await
+    }
+
+    /// Events refused at the door, newest first.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn rejections(
+        &self,
+        filter: RejectedFilter,
+        before_id: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<RejectedRow>, LogbookError> {
+        self.query(move |connection| query::rejections(connection, &filter, before_id, limit))
+            .await
+    }
+
+    /// Waits until all that was noted before is written.
+    pub async fn flush(&self) {
+        let Some(inner) = self.inner.clone() else {
+            return;
+        };
+        let waited = tokio::task::spawn_blocking(move || {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let queue = inner.queue.lock().clone();
+            if let Some(queue) = queue
+                && queue.send(Entry::Flush(sender)).is_ok()
+            {
+                let _ = receiver.recv();
+            }
+        });
+        let _ = waited.await;
+    }
+
+    /// Writes what waits and closes the file.
+    pub async fn close(&self) {
+        let Some(inner) = self.inner.clone() else {
+            return;
+        };
+        let _ = tokio::task::spawn_blocking(move || {
+            drop(inner.queue.lock().take());
+            let writer = inner.writer.lock().take();
+            if let Some(writer) = writer {
+                let _ = writer.join();
+            }
+        })
+        .await;
+    }
+
+    /// Runs a query on a blocking thread. One connection is kept for reading; a log that keeps nothing answers nothing.
+    async fn query<T: Default + Send + 'static>(
+        &self,
+        ask: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, LogbookError> {
+        let Some(inner) = self.inner.clone() else {
+            return Ok(T::default());
+        };
+        let failed = |error: &dyn std::fmt::Display| LogbookError::Query(error.to_string());
+        tokio::task::spawn_blocking(move || {
+            let mut reader = inner.reader.lock();
+            let connection = match reader.take() {
+                Some(connection) => connection,
+                None => store::reader(&inner.path)?,
+            };
+            let answer = ask(&connection);
+            // A connection that failed is not used again: the file may have been set aside.
+            if answer.is_ok() {
+                *reader = Some(connection);
+            }
+            answer
+        })
+        .await
+        .map_err(|error| failed(&error))?
+        .map_err(|error| failed(&error))
+    }
+}
+
+impl Inner {
+    /// Room for so many bytes of bodies in the queue; taken when there is.
+    fn reserve(&self, bytes: usize) -> bool {
+        let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.options.queue_bytes_max {
+            self.release(bytes);
+            return false;
+        }
+        true
+    }
+
+    /// Gives reserved room back. Always false, for use at the end of a condition.
+    fn release(&self, bytes: usize) -> bool {
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        false
+    }
+
+    fn push(&self, entry: Entry, bytes: usize) {
+        let queue = self.queue.lock();
+        let full = match queue.as_ref().map(|queue| queue.try_send(entry)) {
+            Some(Ok(())) => false,
+            Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) | None => true,
+        };
+        drop(queue);
+        if full {
+            self.release(bytes);
+            metrics::logbook_dropped("row").increment(1);
+            if self.rows_dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+                tracing::warn!(path = %self.path.display(), "the log cannot keep up: rows are left out");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    fn attempt(seqs: Vec<u64>, verdict: &'static str, body: Vec<u8>) -> Attempt {
+        Attempt {
+            integration: "int_1".into(),
+            request: "conversions".into(),
+            at_ms: 1_000,
+            took_ms: 12,
+            attempt: 1,
+            trigger: "batch",
+            seqs,
+            url: "https://logx.example/v1/events".into(),
+            method: "POST".into(),
+            request_body: body.into(),
+            status: Some(204),
+            response_body: Bytes::new(),
+            verdict,
+            error: None,
+        }
+    }
+
+    fn open(dir: &tempfile::TempDir, options: Options) -> Logbook {
+        Logbook::open(
+            &dir.path().join("attempts.db"),
+            options,
+            ManualClock::at(10_000),
+        )
+        .unwrap()
+    }
+
+    fn of_seq(seq: u64) -> AttemptFilter {
+        AttemptFilter {
+            seq: Some(seq),
+            ..AttemptFilter::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_is_found_by_each_record_in_it_and_by_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(&dir, Options::default());
+        log.attempt(attempt(
+            vec![7, 5, 6, 20, 9],
+            "delivered",
+            b"{\"a\":1}".to_vec(),
+        ));
+        log.attempt(attempt(vec![8], "retry", b"x".to_vec()));
+        log.flush().await;
+        for (seq, expected) in [
+            (4, 0),
+            (5, 1),
+            (6, 1),
+            (7, 1),
+            (8, 1),
+            (9, 1),
+            (15, 0),
+            (20, 1),
+        ] {
+            let found = log.attempts(of_seq(seq), None, 10).await.unwrap();
+            assert_eq!(found.len(), expected, "{seq}");
+        }
+        let all = log
+            .attempts(AttemptFilter::default(), None, 10)
+            .await
+            .unwrap();
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0].verdict, "retry", "newest first");
+        let older = log
+            .attempts(AttemptFilter::default(), Some(all[0].id), 10)
+            .await
+            .unwrap();
+        assert_eq!(older[0].runs, [(5, 7), (9, 9), (20, 20)]);
+        let whole = log.attempt_by_id(older[0].id).await.unwrap().unwrap();
+        assert_eq!(whole.request_body.as_deref(), Some(b"{\"a\":1}".as_slice()));
+        assert_eq!(log.attempt_by_id(99).await.unwrap(), None);
+        log.close().await;
+        log.attempt(attempt(vec![1], "delivered", Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn the_log_stays_within_its_bytes_and_its_age() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            bytes_max: 100_000,
+            ..Options::default()
+        };
+        let log = open(&dir, options.clone());
+        // Bytes that do not compress.
+        let mut state = 1u32;
+        let mut body = || {
+            (0..1_000)
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    state.to_be_bytes()[0]
+                })
+                .collect::<Vec<u8>>()
+        };
+        for seq in 0..500 {
+            log.attempt(attempt(vec![seq], "retry", body()));
+        }
+        log.rejected(Rejected {
+            at_ms: 9_000,
+            source: "src_1".into(),
+            index: 3,
+            code: "too_large",
+            message: "over 32 KB".into(),
+            body: Bytes::from_static(b"{}"),
+        });
+        log.flush().await;
+        let kept = log
+            .attempts(AttemptFilter::default(), None, 1_000)
+            .await
+            .unwrap();
+        assert!((50..100).contains(&kept.len()), "{}", kept.len());
+        assert_eq!(kept[0].runs, [(499, 499)], "the newest are kept");
+        log.close().await;
+        // Reopened much later, everything is too old.
+        let path = dir.path().join("attempts.db");
+        let log = Logbook::open(&path, options, ManualClock::at(8 * 24 * 3_600_000)).unwrap();
+        log.flush().await;
+        assert!(
+            log.attempts(AttemptFilter::default(), None, 10)
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        let filter = RejectedFilter::default();
+        assert!(log.rejections(filter, None, 10).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn under_load_bodies_go_first_and_failures_keep_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            body_bytes_per_s: 10,
+            ..Options::default()
+        };
+        let log = open(&dir, options);
+        log.attempt(attempt(vec![1], "delivered", vec![b'a'; 90]));
+        log.attempt(attempt(vec![2], "delivered", vec![b'b'; 90]));
+        log.attempt(attempt(vec![3], "bisect", vec![b'c'; 90]));
+        log.flush().await;
+        let mut kept = Vec::new();
+        for row in log
+            .attempts(AttemptFilter::default(), None, 10)
+            .await
+            .unwrap()
+        {
+            let row = log.attempt_by_id(row.id).await.unwrap().unwrap();
+            kept.push((row.runs[0].0, row.request_body.is_some()));
+        }
+        assert_eq!(kept, [(3, true), (2, false), (1, true)]);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_set_aside_and_a_new_one_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("attempts.db");
+        std::fs::write(&path, vec![b'?'; 20_000]).unwrap();
+        let log = open(&dir, Options::default());
+        log.attempt(attempt(vec![1], "delivered", Vec::new()));
+        log.flush().await;
+        assert_eq!(log.attempts(of_seq(1), None, 10).await.unwrap().len(), 1);
+        let aside = dir.path().join("attempts.db.damaged-1");
+        assert_eq!(std::fs::read(aside).unwrap(), vec![b'?'; 20_000]);
     }
 }

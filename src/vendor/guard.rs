@@ -159,6 +159,16 @@ impl Guard {
                 format!("not an address ({error}); it must look like https://host/path"),
             )
         })?;
+        // `https:///path` and `https:path` would be read as the host `path`.
+        if text
+            .split_once("://")
+            .is_none_or(|(_, rest)| rest.is_empty() || rest.starts_with('/'))
+        {
+            return Err(fault(
+                "not_a_url",
+                "the address names no host; it must look like https://host/path",
+            ));
+        }
         if !url.username().is_empty() || url.password().is_some() || has_userinfo(text) {
             return Err(fault(
                 "userinfo",
@@ -327,6 +337,8 @@ mod tests {
         "",
         "https://",
         "https:///path",
+        "https:example.com",
+        "https:/example.com",
         "https://exa mple.com/",
         "https://example.com:99999/",
         "https://example.com:0/",

@@ -1,0 +1,215 @@
+//! Event calls: body to events to journal to answer.
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+use std::sync::Arc;
+use uuid::Uuid;
+
+use super::auth::Account;
+use super::refusal::Refusal;
+use super::{Backend, Gate, json};
+use crate::clock::Millis;
+use crate::event::Kind;
+use crate::event::parse::{Acceptance, Body as Events, Fault};
+use crate::journal::Record;
+use crate::logbook::Rejected;
+use crate::metrics;
+
+/// What a route's body looks like.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Shape {
+    /// One event; none: its own `type` says which kind.
+    Single(Option<Kind>),
+    /// `{"batch": […]}`.
+    Batch,
+}
+
+/// A request's events, sorted into those to append and those refused.
+struct Sorted {
+    account: Arc<Account>,
+    records: Vec<Record>,
+    kinds: [u64; 7],
+    refused: Vec<Refused>,
+    now_ms: Millis,
+}
+
+struct Refused {
+    index: usize,
+    fault: Fault,
+    shown: Bytes,
+}
+
+/// One refused event, as the caller is told.
+#[derive(Serialize)]
+struct RefusedAnswer<'a> {
+    index: usize,
+    code: &'static str,
+    message: &'a str,
+    path: String,
+}
+
+impl<B: Backend> Gate<B> {
+    /// Takes one call. Returns once its events are durable.
+    pub(super) async fn post(
+        &self,
+        shape: Shape,
+        parts: &Parts,
+        body: Body,
+    ) -> Result<Response, Refusal> {
+        if self.draining() {
+            return Err(Refusal::Draining);
+        }
+        let account = self.keys.of_headers(&parts.headers)?;
+        if super::text(&parts.headers, "x-retry-count").is_some_and(|count| count != "0") {
+            self.meters.retried();
+        }
+        let body = self.held.read(&parts.headers, body, &self.limits).await?;
+        let Sorted {
+            account,
+            records,
+            kinds,
+            refused,
+            now_ms,
+        } = self.sort(shape, account, &body)?;
+        drop(body);
+        let accepted = records.len();
+        if accepted > 0 {
+            self.backend.append(records).await?;
+        }
+        for (kind, events) in KINDS.into_iter().zip(kinds) {
+            if events > 0 {
+                account.accepted(kind, events);
+            }
+        }
+        let answer = answer(shape, accepted, &refused);
+        for refused in refused {
+            self.log(&account, refused, now_ms);
+        }
+        Ok(answer)
+    }
+
+    fn sort(
+        &self,
+        shape: Shape,
+        account: Option<Arc<Account>>,
+        body: &[u8],
+    ) -> Result<Sorted, Refusal> {
+        let text =
+            std::str::from_utf8(body).map_err(|error| Refusal::NotUtf8(error.valid_up_to()))?;
+        let (events, kind) = match shape {
+            Shape::Single(kind) => (Events::single(text), kind),
+            Shape::Batch => (Events::batch(text, self.limits.batch_events_max), None),
+        };
+        let events = events.map_err(|fault| Refusal::of_body(fault, text))?;
+        let account = match account {
+            Some(account) => account,
+            None => self.keys.of_body(events.write_key().as_deref())?,
+        };
+        let now_ms = self.clock.now_ms();
+        if let Some(rate) = &account.rate {
+            rate.take(events.len(), now_ms)
+                .map_err(|wait_ms| Refusal::Rate {
+                    per_second: rate.per_second(),
+                    wait_ms,
+                })?;
+        }
+        let mut sorted = Sorted {
+            records: Vec::with_capacity(events.len()),
+            kinds: [0; 7],
+            refused: Vec::new(),
+            now_ms,
+            account,
+        };
+        let make_id = || self.make_id(now_ms);
+        let acceptance = Acceptance {
+            source: &sorted.account.source.id,
+            received_at_ms: now_ms,
+            event_bytes_max: self.limits.event_bytes_max,
+            make_id: &make_id,
+        };
+        // One buffer for the whole request; each record is a slice of it.
+        let mut buffer = BytesMut::with_capacity(text.len() + events.len() * 320);
+        for index in 0..events.len() {
+            match events.accept(index, kind, &acceptance, &mut buffer) {
+                Ok(event) => {
+                    if let Some(count) = sorted.kinds.get_mut(event.kind as usize) {
+                        *count += 1;
+                    }
+                    sorted.records.push(Record {
+                        fingerprint: self
+                            .backend
+                            .fingerprint(acceptance.source, &event.message_id),
+                        bytes: event.record,
+                    });
+                }
+                Err(fault) => sorted.refused.push(Refused {
+                    index,
+                    fault,
+                    shown: events.shown(index, self.limits.rejected_bytes_max),
+                }),
+            }
+        }
+        Ok(sorted)
+    }
+
+    /// A message id for an event that came without one: a UUIDv7.
+    fn make_id(&self, now_ms: Millis) -> Uuid {
+        let mut random = [0; 10];
+        let chance = [(self.random)().to_le_bytes(), (self.random)().to_le_bytes()];
+        for (to, from) in random.iter_mut().zip(chance.as_flattened()) {
+            *to = *from;
+        }
+        let ms = u64::try_from(now_ms).unwrap_or_default();
+        uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid()
+    }
+
+    fn log(&self, account: &Account, refused: Refused, now_ms: Millis) {
+        let source = &account.source.id;
+        metrics::events_rejected(source, refused.fault.code).increment(1);
+        self.backend.rejected(Rejected {
+            at_ms: now_ms,
+            source: source.clone(),
+            index: u32::try_from(refused.index).unwrap_or(u32::MAX),
+            code: refused.fault.code,
+            message: refused.fault.message,
+            body: refused.shown,
+        });
+    }
+}
+
+/// In the order of their discriminants.
+const KINDS: [Kind; 7] = [
+    Kind::Track,
+    Kind::Identify,
+    Kind::Page,
+    Kind::Screen,
+    Kind::Group,
+    Kind::Alias,
+    Kind::Decision,
+];
+
+/// `{"success":true,"accepted":n,"rejected":[…]}`. Repeated posts count as accepted: they are durable.
+fn answer(shape: Shape, accepted: usize, refused: &[Refused]) -> Response {
+    if refused.is_empty() && accepted == 1 {
+        return json(r#"{"success":true,"accepted":1,"rejected":[]}"#);
+    }
+    let refused: Vec<RefusedAnswer<'_>> = refused
+        .iter()
+        .map(|refused| RefusedAnswer {
+            index: refused.index,
+            code: refused.fault.code,
+            message: &refused.fault.message,
+            path: match shape {
+                Shape::Single(_) => refused.fault.path.to_owned(),
+                Shape::Batch => format!("/batch/{}{}", refused.index, refused.fault.path),
+            },
+        })
+        .collect();
+    let refused = serde_json::to_string(&refused).unwrap_or_else(|_| "[]".to_owned());
+    json(format!(
+        r#"{{"success":true,"accepted":{accepted},"rejected":{refused}}}"#
+    ))
+}
