@@ -1,3 +1,2 @@
 //! cli
-
-pub mod journal;
+pub mod token;

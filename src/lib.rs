@@ -11,8 +11,8 @@ pub mod app;
 pub mod clock;
 pub mod config;
 pub mod lifecycle;
-pub mod net;
 pub mod metrics;
+pub mod net;
 pub mod secret;
 pub mod telemetry;
 

@@ -13,7 +13,7 @@ use super::Admin;
 use super::extract::{Body, Params, TextOrJson, read};
 use super::integrations::IntegrationView;
 use super::page::{Page, Paging, limit_of, number_of, rfc3339};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 use super::story::{MappingView, map};
 use crate::blueprint::{Config, Diagnostic, ExampleResult, Plan, Severity, Table, Tables, check};
 use crate::registry::audit::Actor;
@@ -119,7 +119,7 @@ fn revision_in_use(admin: &Admin, id: &str) -> Result<u32, Problem> {
 #[utoipa::path(
     get, path = "/integrations/{id}/blueprint", tag = "blueprints",
     params(("id" = String, Path, description = "`int_…`")),
-    responses((status = 200, body = RevisionView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = RevisionView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(
@@ -145,7 +145,7 @@ pub(super) async fn show(
     put, path = "/integrations/{id}/blueprint", tag = "blueprints",
     params(("id" = String, Path, description = "`int_…`")),
     request_body(content = BlueprintBody, description = "This, or the blueprint itself as `application/yaml` or `application/json`"),
-    responses((status = 200, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn put(
@@ -168,7 +168,7 @@ pub(super) async fn put(
 #[utoipa::path(
     get, path = "/integrations/{id}/blueprint/revisions", tag = "blueprints",
     params(("id" = String, Path, description = "`int_…`"), Paging),
-    responses((status = 200, body = Page<RevisionView>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<RevisionView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn revisions(
@@ -195,7 +195,7 @@ pub(super) async fn revisions(
 #[utoipa::path(
     get, path = "/integrations/{id}/blueprint/revisions/{n}", tag = "blueprints",
     params(("id" = String, Path, description = "`int_…`"), ("n" = u32, Path, description = "Its number")),
-    responses((status = 200, body = RevisionView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = RevisionView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn revision(
@@ -213,7 +213,7 @@ pub(super) async fn revision(
     post, path = "/integrations/{id}/blueprint/rollback", tag = "blueprints",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = RollBackBody,
-    responses((status = 200, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn roll_back(
@@ -235,7 +235,7 @@ pub(super) async fn roll_back(
 #[utoipa::path(
     post, path = "/blueprints/check", tag = "blueprints",
     request_body(content = BlueprintBody, description = "This, or the blueprint itself as `application/yaml` or `application/json`"),
-    responses((status = 200, body = Checked), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Checked), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn check_one(body: TextOrJson) -> Result<Json<Checked>, Problem> {
@@ -251,7 +251,7 @@ pub(super) async fn check_one(body: TextOrJson) -> Result<Json<Checked>, Problem
 #[utoipa::path(
     post, path = "/blueprints/test", tag = "blueprints",
     request_body(content = BlueprintBody, description = "This, or the blueprint itself as `application/yaml` or `application/json`"),
-    responses((status = 200, body = Tested), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Tested), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn test(body: TextOrJson) -> Result<Json<Tested>, Problem> {
@@ -275,7 +275,7 @@ pub(super) async fn test(body: TextOrJson) -> Result<Json<Tested>, Problem> {
 #[utoipa::path(
     post, path = "/blueprints/try", tag = "blueprints",
     request_body = TryBody,
-    responses((status = 200, body = MappingView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = MappingView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn try_out(

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Admin;
 use super::extract::{Body, Params};
 use super::page::{Page, limit_of, number_of, rfc3339, time_of};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 use super::replays::ReplayView;
 use super::story::shown;
 use crate::blueprint::{Config, FieldFault};
@@ -114,7 +114,7 @@ impl DeadLetterView {
 #[utoipa::path(
     get, path = "/dead-letters", tag = "dead letters",
     params(DeadParams),
-    responses((status = 200, body = Page<DeadLetterView>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<DeadLetterView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(
@@ -156,7 +156,7 @@ pub(super) async fn list(
     responses(
         (status = 200, description = "Counted (dry run), or there was none to send", body = ReplayView),
         (status = 202, description = "Under way", body = ReplayView),
-        (status = "default", body = Problem, content_type = "application/problem+json")),
+        (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn replay(

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Admin;
 use super::extract::Params;
 use super::page::{Page, limit_of, number_of, rfc3339, time_of};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 use super::story::{mask, shown};
 use crate::blueprint::Config;
 use crate::logbook::{AttemptFilter, AttemptRow, LogbookError};
@@ -111,7 +111,7 @@ fn config_of(admin: &Admin, integration: &str) -> Config {
 #[utoipa::path(
     get, path = "/deliveries", tag = "events",
     params(AttemptParams),
-    responses((status = 200, body = Page<AttemptView>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<AttemptView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(
@@ -172,7 +172,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get, path = "/deliveries/{id}", tag = "events",
     params(("id" = String, Path, description = "Id of the attempt")),
-    responses((status = 200, body = AttemptView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = AttemptView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(

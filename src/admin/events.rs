@@ -9,8 +9,8 @@ use super::deliveries::AttemptView;
 use super::extract::Params;
 use super::later::not_available_yet;
 use super::page::rfc3339;
-use super::problem::Problem;
-use super::story::{MappingView, OutcomeView, map, own_item};
+use super::problem::{Problem, ProblemBody};
+use super::story::{MappingView, Outcome, map, own_item};
 use crate::blueprint::Tables;
 use crate::event::Event;
 use crate::journal::{DeadFilter, DeadLetter, Entry, FeedStart, Parked};
@@ -53,8 +53,12 @@ pub(super) struct EventView {
 pub(super) struct ChapterView {
     integration: String,
     name: String,
-    #[serde(flatten)]
-    outcome: OutcomeView,
+    /// `delivered`, `skipped`, `dead`, `pending`, `not_wanted`, or `settled` when the logs no longer tell which.
+    outcome: &'static str,
+    /// Short machine-readable cause.
+    reason: Option<String>,
+    /// The same in a sentence.
+    detail: String,
     /// How it maps now; null when the integration cannot run.
     mapping: Option<MappingView>,
     /// Requests that held it, newest first.
@@ -82,7 +86,7 @@ pub(super) struct StoryParams {
 /// The live debugger.
 #[utoipa::path(
     get, path = "/events/live", tag = "events",
-    responses((status = 501, body = Problem, content_type = "application/problem+json"), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 501, body = ProblemBody, content_type = "application/problem+json"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn live() -> Problem {
@@ -93,7 +97,7 @@ pub(super) async fn live() -> Problem {
 #[utoipa::path(
     get, path = "/events/{message_id}", tag = "events",
     params(("message_id" = String, Path, description = "The caller's `messageId`"), StoryParams),
-    responses((status = 200, body = StoryView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = StoryView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn story(
@@ -207,7 +211,9 @@ async fn chapter(
     Ok(ChapterView {
         integration: installed.id.clone(),
         name: installed.name.clone(),
-        outcome,
+        outcome: outcome.outcome,
+        reason: outcome.reason,
+        detail: outcome.detail,
         mapping,
         attempts,
     })
@@ -221,8 +227,8 @@ async fn outcome(
     event: &Event,
     mapping: Option<&MappingView>,
     attempts: &[OwnAttempt],
-) -> Result<OutcomeView, Problem> {
-    let say = |outcome, reason: Option<&str>, detail: String| OutcomeView {
+) -> Result<Outcome, Problem> {
+    let say = |outcome, reason: Option<&str>, detail: String| Outcome {
         outcome,
         reason: reason.map(str::to_owned),
         detail,

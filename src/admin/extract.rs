@@ -204,7 +204,7 @@ mod tests {
             let problem = read::<Outer>(body.as_bytes())
                 .err()
                 .unwrap_or_else(|| panic!("{body}"));
-            let problem = serde_json::to_value(&problem).unwrap();
+            let problem = serde_json::to_value(&problem.0).unwrap();
             assert_eq!(problem["status"], status, "{body}: {problem}");
             if status == 400 {
                 assert_eq!(problem["code"], code, "{body}");

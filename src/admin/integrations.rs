@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::Admin;
 use super::extract::{Body, MaybeBody, Params};
 use super::page::{Page, Paging, rfc3339};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 use super::services::TestFault;
 use crate::blueprint::{Diagnostic, FieldFault};
 use crate::delivery::status::{State, Status};
@@ -185,7 +185,7 @@ fn status_of(admin: &Admin, installed: &Installed, problem: Option<&TroubleView>
 #[utoipa::path(
     get, path = "/integrations", tag = "integrations",
     params(Paging),
-    responses((status = 200, body = Page<IntegrationView>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<IntegrationView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(
@@ -209,7 +209,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get, path = "/integrations/{id}", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
-    responses((status = 200, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(
@@ -228,7 +228,7 @@ pub(super) async fn show(
     patch, path = "/integrations/{id}", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = Change,
-    responses((status = 200, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn change(
@@ -247,7 +247,7 @@ pub(super) async fn change(
 #[utoipa::path(
     delete, path = "/integrations/{id}", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`"), RemoveParams),
-    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 204), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn remove(
@@ -290,7 +290,7 @@ pub(super) async fn remove(
     post, path = "/integrations/{id}/pause", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = PauseBody,
-    responses((status = 200, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn pause(
@@ -307,7 +307,7 @@ pub(super) async fn pause(
 #[utoipa::path(
     post, path = "/integrations/{id}/resume", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
-    responses((status = 200, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn resume(
@@ -325,7 +325,7 @@ pub(super) async fn resume(
     post, path = "/integrations/{id}/test", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = TestBody,
-    responses((status = 200, body = Object), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Object), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn test(

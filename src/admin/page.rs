@@ -13,7 +13,7 @@ const LIMIT_DEFAULT: usize = 50;
 
 /// One page of a list.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct Page<T> {
+pub(super) struct Page<T> {
     /// The rows.
     data: Vec<T>,
     /// Give it as `cursor` for the next page; null on the last.
@@ -26,7 +26,7 @@ pub struct Page<T> {
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Paging {
+pub(super) struct Paging {
     /// Rows in one answer, 1 to 100.
     pub limit: Option<usize>,
     /// `next_cursor` of the page before.

@@ -8,7 +8,7 @@ use super::Admin;
 use super::deliveries::log_problem;
 use super::extract::Params;
 use super::page::{Page, limit_of, number_of, rfc3339, time_of};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 use crate::logbook::RejectedFilter;
 
 /// One refused event.
@@ -48,7 +48,7 @@ pub(super) struct RejectedParams {
 #[utoipa::path(
     get, path = "/rejected-events", tag = "events",
     params(RejectedParams),
-    responses((status = 200, body = Page<RejectedView>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<RejectedView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(

@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use super::Admin;
 use super::page::rfc3339;
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 use crate::registry::ReplayRow;
 use crate::registry::audit::Actor;
 
 /// A replay, or the count a dry run gave.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct ReplayView {
+pub(super) struct ReplayView {
     /// Null for a dry run.
     id: Option<String>,
     dry_run: bool,
@@ -67,7 +67,7 @@ impl ReplayView {
 #[utoipa::path(
     get, path = "/replays/{id}", tag = "dead letters",
     params(("id" = String, Path, description = "`rep_…`")),
-    responses((status = 200, body = ReplayView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = ReplayView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(
@@ -83,7 +83,7 @@ pub(super) async fn show(
 #[utoipa::path(
     delete, path = "/replays/{id}", tag = "dead letters",
     params(("id" = String, Path, description = "`rep_…`")),
-    responses((status = 200, body = ReplayView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = ReplayView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn cancel(

@@ -10,7 +10,7 @@ use crate::event::{Event, Kind, event_id};
 
 /// How an event maps.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct MappingView {
+pub(super) struct MappingView {
     /// Why it goes nowhere, if so: `unmapped`, `dropped`, `filtered`.
     #[serde(skip_serializing_if = "Option::is_none")]
     skipped: Option<String>,
@@ -57,12 +57,9 @@ pub(super) struct RequestView {
 }
 
 /// How one event stands with one integration.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
-pub(super) struct OutcomeView {
-    /// `delivered`, `skipped`, `dead`, `pending`, `not_wanted`, or `settled` when the logs no longer tell which.
+pub(super) struct Outcome {
     pub(super) outcome: &'static str,
     /// Short machine-readable cause.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
     /// The same in a sentence.
     pub(super) detail: String,

@@ -8,6 +8,7 @@ pub mod picture;
 pub mod random;
 pub mod seal;
 pub mod store;
+pub mod tokens_only;
 
 mod access;
 mod control;
