@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Admin;
 use super::extract::Params;
 use super::page::{Page, Paging, limit_of, number_of, rfc3339};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 
 /// One deed.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
@@ -44,7 +44,7 @@ pub(super) struct Verified {
 #[utoipa::path(
     get, path = "/audit", tag = "audit",
     params(Paging),
-    responses((status = 200, body = Page<DeedView>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<DeedView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn list(
@@ -77,7 +77,7 @@ pub(super) async fn list(
 /// Walks the whole log and says whether every row is as it was written.
 #[utoipa::path(
     get, path = "/audit/verify", tag = "audit",
-    responses((status = 200, body = Verified), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Verified), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn verify(State(admin): State<Admin>) -> Result<Json<Verified>, Problem> {

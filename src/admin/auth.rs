@@ -105,8 +105,11 @@ pub(super) async fn guard(
         return Problem::new(
             StatusCode::FORBIDDEN,
             "forbidden",
-            format!("this call needs the role {needed:?}; the token has {:?}", actor.role)
-                .to_lowercase(),
+            format!(
+                "this call needs the role {needed:?}; the token has {:?}",
+                actor.role
+            )
+            .to_lowercase(),
         )
         .into_response();
     }
@@ -115,7 +118,11 @@ pub(super) async fn guard(
 }
 
 fn bearer(request: &Request) -> Option<String> {
-    let text = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let text = request
+        .headers()
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?;
     let (scheme, token) = text.split_once(' ')?;
     scheme
         .eq_ignore_ascii_case("bearer")

@@ -9,7 +9,7 @@ use super::Admin;
 use super::extract::{Body, Params};
 use super::integrations::IntegrationView;
 use super::page::{Page, Paging};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 use crate::blueprint::{Blueprint, FieldKind, check};
 use crate::registry::audit::Actor;
 use crate::registry::shipped_variants;
@@ -80,7 +80,10 @@ pub(super) struct OptionView {
 
 /// The body of an install.
 #[derive(Debug, utoipa::ToSchema)]
-#[expect(dead_code, reason = "the shape for the document; read as a map, so that all faults come at once")]
+#[expect(
+    dead_code,
+    reason = "the shape for the document; read as a map, so that all faults come at once"
+)]
 pub(super) struct Install {
     /// Name for people; unique.
     name: String,
@@ -102,7 +105,7 @@ pub(super) struct Install {
 #[utoipa::path(
     get, path = "/integration-catalog", tag = "catalog",
     params(Paging),
-    responses((status = 200, body = Page<CatalogEntry>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<CatalogEntry>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(
@@ -131,7 +134,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get, path = "/integration-catalog/{vendor}", tag = "catalog",
     params(("vendor" = String, Path, description = "E.g. `optimizely`")),
-    responses((status = 200, body = CatalogEntry), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = CatalogEntry), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(
@@ -148,7 +151,7 @@ pub(super) async fn show(
     post, path = "/integration-catalog/{vendor}/install", tag = "catalog",
     params(("vendor" = String, Path, description = "E.g. `optimizely`")),
     request_body = Install,
-    responses((status = 201, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 201, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn install(

@@ -64,7 +64,11 @@ impl<S: Send + Sync> FromRequest<S> for TextOrJson {
         let is_text = content_type(request.headers()).is_some_and(|kind| {
             matches!(
                 kind.as_str(),
-                "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" | "text/plain"
+                "application/yaml"
+                    | "application/x-yaml"
+                    | "text/yaml"
+                    | "text/x-yaml"
+                    | "text/plain"
             )
         });
         let bytes = bytes(request, state).await?;
@@ -200,7 +204,7 @@ mod tests {
             let problem = read::<Outer>(body.as_bytes())
                 .err()
                 .unwrap_or_else(|| panic!("{body}"));
-            let problem = serde_json::to_value(&problem).unwrap();
+            let problem = serde_json::to_value(&problem.0).unwrap();
             assert_eq!(problem["status"], status, "{body}: {problem}");
             if status == 400 {
                 assert_eq!(problem["code"], code, "{body}");

@@ -1,16 +1,17 @@
 //! Installed integrations: looked at, changed, paused, tested, removed.
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, Path};
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::Admin;
 use super::extract::{Body, MaybeBody, Params};
 use super::page::{Page, Paging, rfc3339};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 use super::services::TestFault;
 use crate::blueprint::{Diagnostic, FieldFault};
+use crate::delivery::status::{State, Status};
 use crate::registry::audit::Actor;
 use crate::registry::picture::Installed;
 
@@ -37,9 +38,8 @@ pub(super) struct IntegrationView {
     version: u64,
     created_at: String,
     changed_at: String,
-    /// How delivery is doing: `state` is `running`, `paused`, …
-    #[schema(value_type = Object)]
-    status: Value,
+    /// How delivery is doing.
+    status: Status,
     /// Why it cannot run, if it cannot: its events wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<TroubleView>,
@@ -68,7 +68,10 @@ pub(super) struct TroubleView {
 
 /// The body of a change: what is left out stays, null gives back the default, a secret sent back masked stays.
 #[derive(Debug, utoipa::ToSchema)]
-#[expect(dead_code, reason = "the shape for the document; read as a map, so that all faults come at once")]
+#[expect(
+    dead_code,
+    reason = "the shape for the document; read as a map, so that all faults come at once"
+)]
 pub(super) struct Change {
     name: Option<String>,
     #[schema(value_type = Option<Object>)]
@@ -114,7 +117,12 @@ impl IntegrationView {
             _ => Map::new(),
         };
         if let Ok(running) = &installed.running {
-            for field in running.blueprint.fields().iter().filter(|field| field.advanced) {
+            for field in running
+                .blueprint
+                .fields()
+                .iter()
+                .filter(|field| field.advanced)
+            {
                 if let Some(value) = config.shift_remove(&field.key) {
                     settings.insert(field.key.clone(), value);
                 }
@@ -129,14 +137,7 @@ impl IntegrationView {
             reason: pause.reason.clone(),
             since: rfc3339(pause.since_ms),
         });
-        let status = if problem.is_some() {
-            serde_json::json!({ "state": "paused", "reason": "blueprint_faults" })
-        } else {
-            admin.delivery().status(&installed.id).unwrap_or_else(|| {
-                let state = if paused.is_some() { "paused" } else { "starting" };
-                serde_json::json!({ "state": state })
-            })
-        };
+        let status = status_of(admin, installed, problem.as_ref());
         Self {
             id: installed.id.clone(),
             vendor: installed.vendor.clone(),
@@ -163,15 +164,32 @@ impl IntegrationView {
     }
 }
 
+fn status_of(admin: &Admin, installed: &Installed, problem: Option<&TroubleView>) -> Status {
+    let paused = |reason: &str, detail: &str| Status {
+        state: State::Paused,
+        reason: Some(reason.to_owned()),
+        detail: Some(detail.to_owned()),
+        ..Status::default()
+    };
+    if let Some(problem) = problem {
+        return paused("blueprint_faults", &problem.message);
+    }
+    match (admin.delivery().status(&installed.id), &installed.paused) {
+        (Some(status), _) => status,
+        (None, Some(pause)) => paused("admin", &pause.reason),
+        (None, None) => Status::default(),
+    }
+}
+
 /// Lists the installed integrations.
 #[utoipa::path(
     get, path = "/integrations", tag = "integrations",
     params(Paging),
-    responses((status = 200, body = Page<IntegrationView>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<IntegrationView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(
-    State(admin): State<Admin>,
+    axum::extract::State(admin): axum::extract::State<Admin>,
     Params(paging): Params<Paging>,
 ) -> Result<Json<Page<IntegrationView>>, Problem> {
     let views = admin
@@ -181,18 +199,21 @@ pub(super) async fn list(
         .iter()
         .map(|installed| IntegrationView::of(&admin, installed))
         .collect();
-    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| &view.id).map(Json)
+    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| {
+        &view.id
+    })
+    .map(Json)
 }
 
 /// Shows an integration.
 #[utoipa::path(
     get, path = "/integrations/{id}", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
-    responses((status = 200, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(
-    State(admin): State<Admin>,
+    axum::extract::State(admin): axum::extract::State<Admin>,
     Path(id): Path<String>,
 ) -> Result<Json<IntegrationView>, Problem> {
     let picture = admin.registry().picture();
@@ -207,11 +228,11 @@ pub(super) async fn show(
     patch, path = "/integrations/{id}", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = Change,
-    responses((status = 200, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn change(
-    State(admin): State<Admin>,
+    axum::extract::State(admin): axum::extract::State<Admin>,
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
     Body(body): Body<Map<String, Value>>,
@@ -226,11 +247,11 @@ pub(super) async fn change(
 #[utoipa::path(
     delete, path = "/integrations/{id}", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`"), RemoveParams),
-    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 204), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn remove(
-    State(admin): State<Admin>,
+    axum::extract::State(admin): axum::extract::State<Admin>,
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
     Params(params): Params<RemoveParams>,
@@ -240,9 +261,12 @@ pub(super) async fn remove(
     }
     if !params.force {
         let ledger = admin.journal().ledger().await?;
-        let (pending, dead) = ledger.iter().find(|row| row.feed == id).map_or((0, 0), |row| {
-            (row.pending, row.dead.iter().map(|(_, n)| n).sum::<u64>())
-        });
+        let (pending, dead) = ledger
+            .iter()
+            .find(|row| row.feed == id)
+            .map_or((0, 0), |row| {
+                (row.pending, row.dead.iter().map(|(_, n)| n).sum::<u64>())
+            });
         if pending + dead > 0 {
             admin
                 .registry()
@@ -266,11 +290,11 @@ pub(super) async fn remove(
     post, path = "/integrations/{id}/pause", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = PauseBody,
-    responses((status = 200, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn pause(
-    State(admin): State<Admin>,
+    axum::extract::State(admin): axum::extract::State<Admin>,
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
     MaybeBody(body): MaybeBody<PauseBody>,
@@ -283,11 +307,11 @@ pub(super) async fn pause(
 #[utoipa::path(
     post, path = "/integrations/{id}/resume", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
-    responses((status = 200, body = IntegrationView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn resume(
-    State(admin): State<Admin>,
+    axum::extract::State(admin): axum::extract::State<Admin>,
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
 ) -> Result<Json<IntegrationView>, Problem> {
@@ -301,11 +325,11 @@ pub(super) async fn resume(
     post, path = "/integrations/{id}/test", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = TestBody,
-    responses((status = 200, body = Object), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Object), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn test(
-    State(admin): State<Admin>,
+    axum::extract::State(admin): axum::extract::State<Admin>,
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
     MaybeBody(body): MaybeBody<TestBody>,

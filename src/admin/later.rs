@@ -4,7 +4,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 
 /// The answer of all of them.
 pub(super) fn not_available_yet(what: &str) -> Problem {
@@ -19,7 +19,7 @@ pub(super) fn not_available_yet(what: &str) -> Problem {
 #[utoipa::path(
     get, path = "/sync/{integration}/runs", tag = "sync",
     params(("integration" = String, Path, description = "`int_…`")),
-    responses((status = 501, body = Problem, content_type = "application/problem+json"), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 501, body = ProblemBody, content_type = "application/problem+json"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn sync_runs() -> Problem {
@@ -30,7 +30,7 @@ pub(super) async fn sync_runs() -> Problem {
 #[utoipa::path(
     post, path = "/sync/{integration}/run", tag = "sync",
     params(("integration" = String, Path, description = "`int_…`")),
-    responses((status = 501, body = Problem, content_type = "application/problem+json"), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 501, body = ProblemBody, content_type = "application/problem+json"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn sync_run() -> Problem {

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::Admin;
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 
 /// The books of all integrations.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
@@ -42,7 +42,7 @@ pub(super) struct BooksRow {
 /// Shows the books.
 #[utoipa::path(
     get, path = "/ledger", tag = "events",
-    responses((status = 200, body = Books), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Books), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(State(admin): State<Admin>) -> Result<Json<Books>, Problem> {

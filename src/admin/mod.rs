@@ -23,9 +23,6 @@ mod sources;
 mod story;
 mod tokens;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use axum::Router;
@@ -42,12 +39,11 @@ use utoipa_axum::routes;
 
 use crate::clock::{Millis, SharedClock};
 use crate::journal::Journal;
+use crate::logbook::Logbook;
 use crate::registry::Registry;
 use problem::{PROBLEM_JSON, Problem};
 
-pub use services::{
-    AttemptFilter, DeliveryControl, LogbookQuery, RejectedFilter, TestFault,
-};
+pub use services::{DeliveryControl, TestFault};
 
 /// Everything the API is made over.
 #[derive(Clone)]
@@ -59,7 +55,7 @@ pub struct Parts {
     /// The running pipelines.
     pub delivery: Arc<dyn DeliveryControl>,
     /// The bounded logs.
-    pub logbook: Arc<dyn LogbookQuery>,
+    pub logbook: Logbook,
     /// What time it is.
     pub clock: SharedClock,
 }
@@ -81,8 +77,8 @@ impl Admin {
         self.0.delivery.as_ref()
     }
 
-    fn logbook(&self) -> &dyn LogbookQuery {
-        self.0.logbook.as_ref()
+    fn logbook(&self) -> &Logbook {
+        &self.0.logbook
     }
 
     fn now_ms(&self) -> Millis {
@@ -118,20 +114,27 @@ pub fn router(parts: Parts) -> Router {
             "/openapi.json",
             get(move || {
                 let text = Arc::clone(&text);
-                async move { ([(header::CONTENT_TYPE, "application/json")], text.to_string()) }
+                async move {
+                    (
+                        [(header::CONTENT_TYPE, "application/json")],
+                        text.to_string(),
+                    )
+                }
             }),
         )
         .merge(later::pages())
         .layer(DefaultBodyLimit::max(extract::BODY_BYTES_MAX))
-        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
-            tracing::error!("a management call panicked");
-            Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "the call failed unexpectedly; the log says more",
-            )
-            .into_response()
-        }))
+        .layer(CatchPanicLayer::custom(
+            |_: Box<dyn std::any::Any + Send>| {
+                tracing::error!("a management call panicked");
+                Problem::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal",
+                    "the call failed unexpectedly; the log says more",
+                )
+                .into_response()
+            },
+        ))
         .layer(axum::middleware::from_fn(finish))
 }
 
@@ -161,7 +164,7 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(blueprints::revisions))
         .routes(routes!(blueprints::revision))
         .routes(routes!(blueprints::roll_back))
-        .routes(routes!(blueprints::check))
+        .routes(routes!(blueprints::check_one))
         .routes(routes!(blueprints::test))
         .routes(routes!(blueprints::try_out))
         .routes(routes!(sources::list, sources::create))

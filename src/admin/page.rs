@@ -13,7 +13,7 @@ const LIMIT_DEFAULT: usize = 50;
 
 /// One page of a list.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct Page<T> {
+pub(super) struct Page<T> {
     /// The rows.
     data: Vec<T>,
     /// Give it as `cursor` for the next page; null on the last.
@@ -26,7 +26,7 @@ pub struct Page<T> {
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Paging {
+pub(super) struct Paging {
     /// Rows in one answer, 1 to 100.
     pub limit: Option<usize>,
     /// `next_cursor` of the page before.
@@ -43,6 +43,20 @@ impl<T> Page<T> {
             data: rows,
             next_cursor,
             has_more,
+        }
+    }
+
+    /// The rows, to be completed.
+    pub(super) fn rows_mut(&mut self) -> &mut [T] {
+        &mut self.data
+    }
+
+    /// The same page of other rows.
+    pub(super) fn map<U>(self, of: impl Fn(T) -> U) -> Page<U> {
+        Page {
+            data: self.data.into_iter().map(of).collect(),
+            next_cursor: self.next_cursor,
+            has_more: self.has_more,
         }
     }
 
@@ -128,8 +142,9 @@ mod tests {
         let mut seen = Vec::new();
         let mut cursor: Option<String> = None;
         loop {
-            let page =
-                Page::within(all.clone(), Some(3), cursor.as_deref(), String::as_str).ok().unwrap();
+            let page = Page::within(all.clone(), Some(3), cursor.as_deref(), String::as_str)
+                .ok()
+                .unwrap();
             seen.extend(page.data);
             assert_eq!(page.has_more, page.next_cursor.is_some());
             if !page.has_more {

@@ -11,9 +11,14 @@ use crate::registry::ChangeError;
 /// Media type of every error.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
+/// An error on its way to the caller. Boxed: it is large, and rare.
+#[derive(Debug)]
+pub(super) struct Problem(pub(super) Box<ProblemBody>);
+
 /// An error as it is answered.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct Problem {
+#[schema(as = Problem)]
+pub(super) struct ProblemBody {
     /// Always `about:blank`: `code` tells the kinds apart.
     #[serde(rename = "type")]
     kind: &'static str,
@@ -39,7 +44,7 @@ impl Problem {
     /// An error with its status, code and sentence.
     pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self {
+        Self(Box::new(ProblemBody {
             kind: "about:blank",
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             status: status.as_u16(),
@@ -48,7 +53,7 @@ impl Problem {
             message,
             errors: Vec::new(),
             diagnostics: Vec::new(),
-        }
+        }))
     }
 
     /// 422 with every field at fault.
@@ -57,10 +62,9 @@ impl Problem {
             [one] => format!("`{}` {}", one.field, one.message),
             many => format!("{} fields cannot be used; see `errors`", many.len()),
         };
-        Self {
-            errors,
-            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_fields", message)
-        }
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_fields", message);
+        problem.0.errors = errors;
+        problem
     }
 
     /// 422 with one field at fault.
@@ -103,8 +107,8 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status =
-            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self).unwrap_or_default();
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self.0).unwrap_or_default();
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
@@ -126,14 +130,15 @@ impl From<ChangeError> for Problem {
         let code = error.code();
         match error {
             ChangeError::Fields(faults) => Self::fields(faults),
-            ChangeError::Blueprint(diagnostics) => Self {
-                diagnostics,
-                ..Self::new(
+            ChangeError::Blueprint(diagnostics) => {
+                let mut problem = Self::new(
                     StatusCode::UNPROCESSABLE_ENTITY,
                     code,
                     "the blueprint does not check; see `diagnostics`",
-                )
-            },
+                );
+                problem.0.diagnostics = diagnostics;
+                problem
+            }
             ChangeError::NotFound { .. } => {
                 Self::new(StatusCode::NOT_FOUND, code, error.to_string())
             }

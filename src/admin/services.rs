@@ -1,4 +1,4 @@
-//! What the management API asks of delivery and of the logbook: small traits, so that it can be tested without them.
+//! What the management API asks of delivery: a small trait, so that it can be tested without pipelines.
 
 use std::sync::Arc;
 
@@ -6,13 +6,12 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 use crate::blueprint::Tables;
-use crate::clock::Millis;
-use crate::logbook::{Attempt, Rejected};
+use crate::delivery::status::Status;
 
 /// The running pipelines.
 pub trait DeliveryControl: Send + Sync {
-    /// How an integration is doing, as JSON with a `state`; none when no pipeline runs for it.
-    fn status(&self, integration: &str) -> Option<Value>;
+    /// How an integration is doing; none when no pipeline runs for it.
+    fn status(&self, integration: &str) -> Option<Status>;
 
     /// Ends a pause of delivery's own (a refused credential) and reads the remote tables again.
     fn resume(&self, integration: &str);
@@ -37,49 +36,4 @@ pub enum TestFault {
     /// The event could not be made.
     #[error("{0}")]
     NotMade(String),
-}
-
-/// Which attempts are meant; all conditions hold together.
-#[derive(Debug, Clone, Default)]
-pub struct AttemptFilter {
-    /// At this integration.
-    pub integration: Option<String>,
-    /// Read as this verdict.
-    pub verdict: Option<String>,
-    /// Holding any of these records.
-    pub seqs: Option<Vec<u64>>,
-    /// Sent at or after.
-    pub since_ms: Option<Millis>,
-    /// With a lower id (for paging: newest first).
-    pub before_id: Option<i64>,
-    /// At most this many.
-    pub limit: usize,
-}
-
-/// Which refused events are meant.
-#[derive(Debug, Clone, Default)]
-pub struct RejectedFilter {
-    /// Posted by this source.
-    pub source: Option<String>,
-    /// Refused with this code.
-    pub code: Option<String>,
-    /// Refused at or after.
-    pub since_ms: Option<Millis>,
-    /// With a lower id.
-    pub before_id: Option<i64>,
-    /// At most this many.
-    pub limit: usize,
-}
-
-/// The bounded logs, read. Newest first, with their ids.
-pub trait LogbookQuery: Send + Sync {
-    /// Attempts.
-    fn attempts(&self, filter: AttemptFilter) -> BoxFuture<'_, Result<Vec<(i64, Attempt)>, String>>;
-
-    /// One attempt with whole bodies.
-    fn attempt(&self, id: i64) -> BoxFuture<'_, Result<Option<Attempt>, String>>;
-
-    /// Refused events.
-    fn rejected(&self, filter: RejectedFilter)
-    -> BoxFuture<'_, Result<Vec<(i64, Rejected)>, String>>;
 }

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use super::Admin;
 use super::extract::{Body, MaybeBody, Params};
 use super::page::{Page, Paging, rfc3339};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 use crate::registry::audit::Actor;
 use crate::registry::picture::SourceEntry;
 
@@ -90,7 +90,7 @@ fn known(admin: &Admin, id: &str) -> Result<SourceView, Problem> {
 #[utoipa::path(
     get, path = "/sources", tag = "sources",
     params(Paging),
-    responses((status = 200, body = Page<SourceView>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<SourceView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(
@@ -104,14 +104,17 @@ pub(super) async fn list(
         .iter()
         .map(SourceView::from)
         .collect();
-    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| &view.id).map(Json)
+    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| {
+        &view.id
+    })
+    .map(Json)
 }
 
 /// Shows a source.
 #[utoipa::path(
     get, path = "/sources/{id}", tag = "sources",
     params(("id" = String, Path, description = "`src_…`")),
-    responses((status = 200, body = SourceView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = SourceView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(
@@ -125,7 +128,7 @@ pub(super) async fn show(
 #[utoipa::path(
     post, path = "/sources", tag = "sources",
     request_body = NewSource,
-    responses((status = 201, body = SourceView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 201, body = SourceView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn create(
@@ -146,7 +149,7 @@ pub(super) async fn create(
 #[utoipa::path(
     delete, path = "/sources/{id}", tag = "sources",
     params(("id" = String, Path, description = "`src_…`")),
-    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 204), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn remove(
@@ -163,7 +166,7 @@ pub(super) async fn remove(
     post, path = "/sources/{id}/rotate-key", tag = "sources",
     params(("id" = String, Path, description = "`src_…`")),
     request_body = NewKey,
-    responses((status = 200, body = SourceView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = SourceView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn rotate_key(
@@ -172,7 +175,10 @@ pub(super) async fn rotate_key(
     Path(id): Path<String>,
     MaybeBody(body): MaybeBody<NewKey>,
 ) -> Result<Json<SourceView>, Problem> {
-    let key = admin.registry().rotate_key(&actor, &id, &body.label).await?;
+    let key = admin
+        .registry()
+        .rotate_key(&actor, &id, &body.label)
+        .await?;
     let mut view = known(&admin, &id)?;
     view.write_key = Some(key.expose().to_owned());
     Ok(Json(view))
@@ -182,7 +188,7 @@ pub(super) async fn rotate_key(
 #[utoipa::path(
     delete, path = "/sources/{id}/keys/{key}", tag = "sources",
     params(("id" = String, Path, description = "`src_…`"), ("key" = String, Path, description = "`key_…`")),
-    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 204), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn revoke_key(

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use super::Admin;
 use super::extract::{Body, Params};
 use super::page::{Page, Paging, rfc3339, time_of};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemBody};
 use crate::registry::Role;
 use crate::registry::audit::Actor;
 use crate::registry::picture::TokenEntry;
@@ -64,7 +64,7 @@ impl TokenView {
 #[utoipa::path(
     get, path = "/tokens", tag = "tokens",
     params(Paging),
-    responses((status = 200, body = Page<TokenView>), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<TokenView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn list(
@@ -78,14 +78,17 @@ pub(super) async fn list(
         .iter()
         .map(|entry| TokenView::of(entry, &admin))
         .collect();
-    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| &view.id).map(Json)
+    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| {
+        &view.id
+    })
+    .map(Json)
 }
 
 /// Makes a token; `token` is shown only in this answer.
 #[utoipa::path(
     post, path = "/tokens", tag = "tokens",
     request_body = NewToken,
-    responses((status = 201, body = TokenView), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 201, body = TokenView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn create(
@@ -118,7 +121,7 @@ pub(super) async fn create(
 #[utoipa::path(
     delete, path = "/tokens/{id}", tag = "tokens",
     params(("id" = String, Path, description = "`adm_…`, without the secret half")),
-    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")),
+    responses((status = 204), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn revoke(

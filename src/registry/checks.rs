@@ -100,9 +100,7 @@ impl DocumentCheck for Client {
                 })?;
             match answer.status {
                 200 if answer.cut => Err(DocumentFault::NotJson),
-                200 => {
-                    serde_json::from_slice(&answer.body).map_err(|_| DocumentFault::NotJson)
-                }
+                200 => serde_json::from_slice(&answer.body).map_err(|_| DocumentFault::NotJson),
                 status => Err(DocumentFault::Status(status)),
             }
         })

@@ -176,7 +176,7 @@ impl Registry {
         let issued = store.change(|tx| {
             check_ring(tx, &ring, &random).map_err(|error| name_key(data_dir, &ring, error))?;
             reseal(tx, &ring, &random).map_err(|error| name_key(data_dir, &ring, error))?;
-            Ok::<_, OpenError>(start(tx, given, &random, now_ms)?)
+            start(tx, given, &random, now_ms)
         })?;
         let picture = Picture::make(store.rows()?, &Picture::default(), &ring, &checks)
             .map_err(|error| name_key(data_dir, &ring, error))?;

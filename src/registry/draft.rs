@@ -177,8 +177,9 @@ pub(super) fn change(
         return Err(DraftFault::Blueprint(checked.diagnostics));
     };
     let mut given = as_entered(&of_blueprint(&blueprint, &current.config));
+    let shown = current.masked_config();
     match body.get("config") {
-        Some(Value::Object(config)) => overlay(&mut given, config),
+        Some(Value::Object(config)) => overlay(&mut given, config, &shown),
         Some(_) => faults.push(fault("config", "wrong_type", "must be an object")),
         None => {}
     }
@@ -191,7 +192,7 @@ pub(super) fn change(
     }) {
         faults.push(given_twice(key));
     }
-    overlay(&mut given, &advanced);
+    overlay(&mut given, &advanced, &shown);
     let bound = compose(
         &current.vendor,
         &blueprint,
@@ -480,11 +481,17 @@ fn as_entered(config: &Config) -> Map<String, Value> {
         .collect()
 }
 
-fn overlay(given: &mut Map<String, Value>, changes: &Map<String, Value>) {
+/// Lays changes over what there is. What is sent back as it was shown (masked) stays as it is.
+fn overlay(
+    given: &mut Map<String, Value>,
+    changes: &Map<String, Value>,
+    shown: &Map<String, Value>,
+) {
     for (key, value) in changes {
+        let as_shown = is_mask(value) || shown.get(key) == Some(value);
         if value.is_null() {
             given.shift_remove(key);
-        } else if !(is_mask(value) && given.contains_key(key)) {
+        } else if !(as_shown && given.contains_key(key)) {
             given.insert(key.clone(), value.clone());
         }
     }

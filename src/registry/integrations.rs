@@ -14,8 +14,8 @@ use super::control::{ChangeError, Inner, Registry};
 use super::draft::{self, Draft, DraftFault, fault};
 use super::picture::Installed;
 use super::store::RevisionRow;
-use super::values::to_stored;
-use crate::blueprint::{Config, ConfigValue, FieldFault};
+use super::values::{to_seal, to_stored};
+use crate::blueprint::{Config, FieldFault};
 
 /// Longest note on a revision, in characters.
 const NOTE_CHARS_MAX: usize = 500;
@@ -534,13 +534,10 @@ fn write_secrets(
     config: &Config,
 ) -> Result<(), ChangeError> {
     tx.execute("DELETE FROM secrets WHERE integration = ?1", [id])?;
-    for (field, value) in config {
-        let ConfigValue::Secret(secret) = value else {
-            continue;
-        };
+    for (field, text) in to_seal(config) {
         let sealed = inner
             .ring
-            .seal(&inner.random, id, field, secret.expose())
+            .seal(&inner.random, id, field, text)
             .map_err(|_| {
                 ChangeError::Fields(vec![fault(
                     format!("config.{field}"),

@@ -8,11 +8,13 @@ pub mod picture;
 pub mod random;
 pub mod seal;
 pub mod store;
+pub mod tokens_only;
 
 mod access;
 mod control;
 mod draft;
 mod integrations;
+mod replays;
 mod tuning;
 mod values;
 
@@ -22,6 +24,7 @@ use std::sync::Arc;
 pub use control::{ChangeError, Given, OpenError, Registry};
 pub use draft::shipped_variants;
 pub use integrations::Changed;
+pub use replays::ReplayRow;
 
 use crate::blueprint::{Blueprint, Config, Plan};
 use crate::clock::Millis;

@@ -260,6 +260,12 @@ impl TokenEntry {
 }
 
 impl Installed {
+    /// The values of its config that a blueprint asks for.
+    #[must_use]
+    pub fn config_for(&self, blueprint: &Blueprint) -> Config {
+        super::draft::of_blueprint(blueprint, &self.config)
+    }
+
     /// Its config without secrets.
     #[must_use]
     pub fn masked_config(&self) -> serde_json::Map<String, Value> {

@@ -6,7 +6,9 @@ use crate::secret::Secret;
 
 /// Fills bytes with randomness good enough for keys.
 #[derive(Clone)]
-pub struct Random(Arc<dyn Fn(&mut [u8]) + Send + Sync>);
+pub struct Random(Arc<Fill>);
+
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
 
 /// What keys and tokens are written in: no character that a shell, a URL or a header minds.
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

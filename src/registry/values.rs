@@ -7,10 +7,16 @@ use serde_json::{Map, Value, json};
 use crate::blueprint::{Config, ConfigValue};
 use crate::secret::Secret;
 
+/// Shorter secrets are not looked for in other values: they would be found everywhere.
+const FINDABLE_LEN: usize = 4;
+
 /// A config for the `config` column: each value with its kind, secrets only by their place.
 pub(super) fn to_stored(config: &Config) -> Value {
     let fields = config.iter().map(|(key, value)| {
         let value = match value {
+            ConfigValue::Text(text) if hidden(config, text) != *text => {
+                json!({ "sealed_text": true })
+            }
             ConfigValue::Text(text) => json!({ "text": text }),
             ConfigValue::Number(number) => json!({ "number": number.to_string() }),
             ConfigValue::YesNo(yes) => json!({ "yes_no": yes }),
@@ -44,11 +50,38 @@ pub(super) fn from_stored(
             ),
             "yes_no" => ConfigValue::YesNo(content.as_bool().ok_or_else(wrong)?),
             "secret" => ConfigValue::Secret(secret(key)?),
+            "sealed_text" => ConfigValue::Text(secret(key)?.expose().to_owned()),
             _ => return Err(format!("field `{key}` is of unknown kind `{kind}`")),
         };
         config.insert(key.clone(), value);
     }
     Ok(config)
+}
+
+/// What is to be sealed: the secrets, and texts that hold one of them (an address made with the key).
+pub(super) fn to_seal(config: &Config) -> Vec<(&str, &str)> {
+    config
+        .iter()
+        .filter_map(|(key, value)| match value {
+            ConfigValue::Secret(secret) => Some((key.as_str(), secret.expose())),
+            ConfigValue::Text(text) if hidden(config, text) != *text => {
+                Some((key.as_str(), text.as_str()))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// A text with `…` in place of any of the config's secrets.
+fn hidden(config: &Config, text: &str) -> String {
+    config
+        .values()
+        .fold(text.to_owned(), |text, value| match value {
+            ConfigValue::Secret(secret) if secret.expose().len() >= FINDABLE_LEN => {
+                text.replace(secret.expose(), "…")
+            }
+            _ => text,
+        })
 }
 
 /// A config as the API and the audit log show it.
@@ -59,6 +92,7 @@ pub(super) fn masked(config: &Config) -> Map<String, Value> {
         .map(|(key, value)| {
             let value = match value {
                 ConfigValue::Secret(secret) => json!({ "set": true, "hint": secret.hint() }),
+                ConfigValue::Text(text) => Value::String(hidden(config, text)),
                 other => entered(other),
             };
             (key.clone(), value)
@@ -87,7 +121,7 @@ pub(super) fn is_mask(value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{from_stored, is_mask, masked, to_stored};
+    use super::{from_stored, is_mask, masked, to_seal, to_stored};
     use crate::blueprint::{Config, ConfigValue};
     use crate::secret::Secret;
 
@@ -101,18 +135,26 @@ mod tests {
                 "d".to_owned(),
                 ConfigValue::Secret(Secret::new("sdk_0123456789")),
             ),
+            (
+                "e".to_owned(),
+                ConfigValue::Text("https://x/sdk_0123456789.json".to_owned()),
+            ),
         ]);
         let stored = to_stored(&config);
         assert!(!stored.to_string().contains("0123"));
+        let sealed = to_seal(&config);
         let back = from_stored(&stored, |key| {
-            assert_eq!(key, "d");
-            Ok(Secret::new("sdk_0123456789"))
+            let (_, text) = sealed
+                .iter()
+                .find(|(field, _)| *field == key)
+                .ok_or("not sealed")?;
+            Ok(Secret::new(*text))
         });
         assert_eq!(back.as_ref(), Ok(&config));
         let shown = masked(&config);
         assert_eq!(
             serde_json::to_string(&shown).unwrap(),
-            r#"{"a":"1","b":1.50,"c":true,"d":{"set":true,"hint":"…6789"}}"#
+            r#"{"a":"1","b":1.50,"c":true,"d":{"set":true,"hint":"…6789"},"e":"https://x/….json"}"#
         );
         assert!(is_mask(&shown["d"]) && !is_mask(&shown["a"]));
     }
