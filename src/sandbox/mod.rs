@@ -110,6 +110,12 @@ impl Sandbox {
         format!("http://{}", self.addr)
     }
 
+    /// The line `aqueduct sandbox` prints when it listens: `{"listening":{"sandbox":"ip:port"}}`.
+    #[must_use]
+    pub fn ready_line(&self) -> String {
+        serde_json::json!({"listening": {"sandbox": self.addr.to_string()}}).to_string()
+    }
+
     /// Serves until `shutdown` is done, then cuts every connection.
     ///
     /// # Errors

@@ -56,7 +56,8 @@ fn first(body: &mut Value) -> &mut Value {
 #[test]
 fn every_way_of_not_counting_is_named() {
     assert_eq!(reason(|_| ()), None);
-    let cases: &[(&str, fn(&mut Value))] = &[
+    type Change = fn(&mut Value);
+    let cases: &[(&str, Change)] = &[
         ("missing_account_id", |b| b["account_id"] = json!(12345678)),
         ("unknown_account", |b| b["account_id"] = json!("1")),
         ("unknown_project", |b| b["project_id"] = json!("1")),

@@ -1,0 +1,489 @@
+//! What is measured. Each scenario has a set-up of its own, is bounded in time, and reconciles what was acknowledged.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::kit::generator::{self, Load, Outcome};
+use crate::kit::kill9;
+use crate::kit::lab::{Lab, Reconciled};
+use crate::table::{Table, megabytes, thousands};
+
+/// A scenario.
+type Scenario = fn(&mut Bench) -> Result<()>;
+
+/// All of them, in order.
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
+    ("ceiling", |bench| bench.ceilings().map(|_| ())),
+    ("sandbox", sandbox),
+    ("single", single),
+    ("batch", batch),
+    ("drain", drain),
+    ("flat", flat),
+    ("isolation", isolation),
+    ("kill9", kill9),
+];
+
+/// Yardstick rates, in events a second.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ceilings {
+    single: f64,
+    batch: f64,
+}
+
+/// What scenarios share.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) binary: PathBuf,
+    pub(crate) dir: PathBuf,
+    pub(crate) quick: bool,
+    pub(crate) rounds: u32,
+    pub(crate) seed: u64,
+    pub(crate) table: Table,
+    pub(crate) ceilings: Option<Ceilings>,
+    pub(crate) broken: Vec<String>,
+}
+
+const BATCH: usize = 50;
+const BATCH_CONNECTIONS: usize = 64;
+
+impl Bench {
+    fn lab(&self, name: &str) -> Result<Lab> {
+        let lab = Lab::open(&self.binary, &self.dir.join(name))?;
+        lab.control("PUT", "settings", &json!({"log": false}))?;
+        Ok(lab)
+    }
+
+    /// One or the other, by `--quick`.
+    fn size(&self, quick: u64, full: u64) -> u64 {
+        if self.quick { quick } else { full }
+    }
+
+    fn seconds(&self, quick: u64, full: u64) -> Duration {
+        Duration::from_secs(self.size(quick, full))
+    }
+
+    /// The yardsticks, measured once.
+    fn ceilings(&mut self) -> Result<Ceilings> {
+        if let Some(ceilings) = self.ceilings {
+            return Ok(ceilings);
+        }
+        let address = ceiling_server()?;
+        let mut load = Load {
+            address,
+            key: "none".to_owned(),
+            batch: 1,
+            connections: 256,
+            posts_per_second: None,
+            events_max: u64::MAX,
+            time_max: self.seconds(2, 10),
+            run: 0,
+        };
+        let single = post(&load)?;
+        load.batch = BATCH;
+        load.connections = BATCH_CONNECTIONS;
+        let batch = post(&load)?;
+        let ceilings = Ceilings {
+            single: single.rate(),
+            batch: batch.rate(),
+        };
+        let what = |shape: &str| format!("axum handler that only parses, {shape}, events/s");
+        let table = &mut self.table;
+        table.note("ceiling", &what("single"), thousands(ceilings.single));
+        table.note("ceiling", &what("batches of 50"), thousands(ceilings.batch));
+        self.ceilings = Some(ceilings);
+        Ok(ceilings)
+    }
+
+    /// Says what reconciling found; fails when anything is lost or has two identities.
+    fn told(&mut self, scenario: &str, found: &Reconciled) -> Result<()> {
+        let differing = &found.summary["duplicates"]["differing"];
+        let figure = format!(
+            "{} acknowledged, {} lost, repeats {} alike and {} unlike",
+            thousands(found.acked as f64),
+            found.missing,
+            found.summary["duplicates"]["identical"],
+            differing,
+        );
+        let sound = found.missing == 0
+            && *differing == json!(0)
+            && found.summary["would_not_count"] == json!({});
+        self.table.goal(
+            scenario,
+            "reconciled at the vendor",
+            figure,
+            "0 lost",
+            sound,
+        );
+        if !sound {
+            bail!(
+                "reconciliation failed: {:?} {}",
+                found.sample,
+                found.summary
+            );
+        }
+        Ok(())
+    }
+}
+
+fn ceiling_server() -> Result<std::net::SocketAddr> {
+    crate::ceiling::serve()
+}
+
+/// Runs a load to its own end. Refusals are an error: a rate made of refusals says nothing.
+fn post(load: &Load) -> Result<Outcome> {
+    let outcome = generator::run(load, &Arc::new(AtomicBool::new(false)))?;
+    if outcome.events() == 0 || outcome.refused > 0 || outcome.broken > 0 {
+        eprintln!(
+            "  note: {} posts refused, {} connections broken; first refusal: {}",
+            outcome.refused,
+            outcome.broken,
+            outcome.refused_first.as_deref().unwrap_or("none")
+        );
+    }
+    if outcome.events() == 0 {
+        bail!("no event was acknowledged");
+    }
+    Ok(outcome)
+}
+
+fn ms(value: f64) -> String {
+    format!("{value:.1} ms")
+}
+
+/// How fast the sandbox alone takes batches: it must not be what is measured.
+fn sandbox(bench: &mut Bench) -> Result<()> {
+    const EVENTS: usize = 1000;
+    let lab = bench.lab("sandbox")?;
+    let address = lab.sandbox_address()?;
+    let mut stream = std::net::TcpStream::connect(address)?;
+    let event = |n: usize| {
+        format!(
+            r#"{{"snapshots":[{{"events":[{{"entity_id":"7201","key":"purchase","timestamp":1795224081873,"uuid":"0c5d7f6e-2a41-5b7e-9d6a-{n:012x}","tags":{{"revenue":8999,"value":89.99,"currency":"GBP","order_id":"ORD-5521","coupon":"SUMMER"}},"value":89.99,"revenue":8999}}]}}],"visitor_id":"user-{n}","attributes":[{{"entity_id":"7101","key":"plan","type":"custom","value":"premium"}}]}}"#
+        )
+    };
+    let rounds = bench.size(100, 1000) as usize;
+    let before = lab.sandbox_cpu()?;
+    let started = Instant::now();
+    for round in 0..rounds {
+        let visitors: Vec<String> = (round * EVENTS..(round + 1) * EVENTS).map(event).collect();
+        let body = format!(
+            r#"{{"account_id":"12345678","project_id":"98765432","revision":"7","enrich_decisions":true,"visitors":[{}]}}"#,
+            visitors.join(",")
+        );
+        let head = format!(
+            "POST /optimizely/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body.as_bytes())?;
+        let mut answer = [0; 512];
+        let read = stream.read(&mut answer)?;
+        if !answer[..read].starts_with(b"HTTP/1.1 204") {
+            bail!("{}", String::from_utf8_lossy(&answer[..read]));
+        }
+    }
+    let events = (rounds * EVENTS) as f64;
+    let cpu = lab.sandbox_cpu()? - before;
+    let counted = lab.summary("")?["counted"].as_f64().unwrap_or(0.0);
+    let rate = events / cpu.as_secs_f64().max(0.01);
+    let table = &mut bench.table;
+    table.note(
+        "sandbox",
+        "events/s, one connection, generator included",
+        thousands(events / started.elapsed().as_secs_f64()),
+    );
+    table.goal(
+        "sandbox",
+        "events per CPU second",
+        thousands(rate),
+        "≥ 150,000",
+        rate >= 150_000.0 && counted >= events,
+    );
+    lab.clean();
+    Ok(())
+}
+
+/// (b) Single events of 1 KB at 256 connections, while they are delivered.
+fn single(bench: &mut Bench) -> Result<()> {
+    let ceiling = bench.ceilings()?.single;
+    let mut lab = bench.lab("single")?;
+    lab.install("")?;
+    let mut load = lab.load(1)?;
+    load.time_max = bench.seconds(3, 20);
+    let closed = post(&load)?;
+    let rate = closed.rate();
+    bench.table.goal(
+        "single",
+        "256 connections, closed loop, events/s",
+        thousands(rate),
+        "≥ 25,000",
+        rate >= 25_000.0,
+    );
+    let ratio = rate / ceiling;
+    bench.table.goal(
+        "single",
+        "… of the ceiling",
+        format!("{ratio:.2}"),
+        "≥ 0.55",
+        ratio >= 0.55,
+    );
+    let latency = format!("{} / {}", ms(closed.ms(0.5)), ms(closed.ms(0.99)));
+    bench
+        .table
+        .note("single", "… p50 / p99 at full rate", latency);
+
+    let mut load = lab.load(2)?;
+    load.time_max = bench.seconds(3, 20);
+    load.posts_per_second = Some(25_000.0);
+    let open = post(&load)?;
+    let latency = format!("{} / {}", ms(open.ms(0.5)), ms(open.ms(0.99)));
+    let met = open.ms(0.99) <= 25.0 && open.rate() >= 24_000.0;
+    bench.table.goal(
+        "single",
+        "open loop at 25,000/s, p50 / p99",
+        latency,
+        "p99 ≤ 25 ms",
+        met,
+    );
+    let acked = [closed.acked, open.acked].concat();
+    let found = lab.reconcile(&acked, "", bench.seconds(60, 180))?;
+    bench.told("single", &found)?;
+    lab.clean();
+    Ok(())
+}
+
+/// (c) Batches of 50.
+fn batch(bench: &mut Bench) -> Result<()> {
+    let ceiling = bench.ceilings()?.batch;
+    let mut lab = bench.lab("batch")?;
+    lab.install("")?;
+    let mut load = lab.load(1)?;
+    load.batch = BATCH;
+    load.connections = BATCH_CONNECTIONS;
+    load.time_max = bench.seconds(3, 15);
+    let closed = post(&load)?;
+    let rate = closed.rate();
+    bench.table.goal(
+        "batch",
+        "batches of 50, 64 connections, events/s",
+        thousands(rate),
+        "≥ 150,000",
+        rate >= 150_000.0,
+    );
+    let ratio = rate / ceiling;
+    bench.table.goal(
+        "batch",
+        "… of the ceiling",
+        format!("{ratio:.2}"),
+        "≥ 0.35",
+        ratio >= 0.35,
+    );
+    let latency = format!("{} / {}", ms(closed.ms(0.5)), ms(closed.ms(0.99)));
+    bench.table.note("batch", "… p50 / p99", latency);
+    let found = lab.reconcile(&closed.acked, "", bench.seconds(120, 300))?;
+    bench.told("batch", &found)?;
+    lab.clean();
+    Ok(())
+}
+
+/// Posts `events` in batches, whatever it takes within `most`.
+fn fill(lab: &mut Lab, run: u32, events: u64, most: Duration) -> Result<Outcome> {
+    let mut load = lab.load(run)?;
+    load.batch = BATCH;
+    load.connections = BATCH_CONNECTIONS;
+    load.events_max = events;
+    load.time_max = most;
+    let outcome = post(&load)?;
+    if outcome.events() < events * 9 / 10 {
+        bail!("only {} of {events} events in {most:?}", outcome.events());
+    }
+    Ok(outcome)
+}
+
+/// (d) A backlog drained into the sandbox.
+fn drain(bench: &mut Bench) -> Result<()> {
+    let mut lab = bench.lab("drain")?;
+    let id = lab.install("")?;
+    lab.admin(
+        "POST",
+        &format!("integrations/{id}/pause"),
+        &json!({"reason": "load harness"}),
+    )?;
+    let events = bench.size(100_000, 2_000_000);
+    let filled = fill(&mut lab, 1, events, Duration::from_secs(300))?;
+    lab.admin("POST", &format!("integrations/{id}/resume"), &Value::Null)?;
+    let found = lab.reconcile(&filled.acked, "", Duration::from_secs(300))?;
+    let span = |name: &str| found.summary[name].as_f64().context("first and last");
+    let seconds = (span("last_ms")? - span("first_ms")?) / 1000.0;
+    let rate = found.acked as f64 / seconds.max(0.001);
+    bench.table.goal(
+        "drain",
+        "backlog into the sandbox, events/s",
+        thousands(rate),
+        "≥ 60,000",
+        rate >= 60_000.0,
+    );
+    bench.told("drain", &found)?;
+    lab.clean();
+    Ok(())
+}
+
+/// (e) Ten million waiting while the vendor is down.
+fn flat(bench: &mut Bench) -> Result<()> {
+    let mut lab = bench.lab("flat")?;
+    lab.install("")?;
+    let down = json!([{"path": "/optimizely/v1/events", "action": {"wire": "reset"}}]);
+    lab.control("PUT", "faults", &down)?;
+    let total = bench.size(200_000, 10_000_000);
+    let steps = 10;
+    let mut acked = Vec::new();
+    let mut rates = Vec::new();
+    let mut cpus = Vec::new();
+    for step in 0..steps {
+        let before = lab.gateway()?.cpu()?;
+        let filled = fill(
+            &mut lab,
+            1 + step,
+            total / u64::from(steps),
+            Duration::from_secs(120),
+        )?;
+        let cpu = lab.gateway()?.cpu()? - before;
+        rates.push(filled.rate());
+        cpus.push(cpu.as_secs_f64() * 1e6 / filled.events() as f64);
+        acked.extend(filled.acked);
+        let line = format!(
+            "{} events/s, {:.2} µs CPU an event, resident {}",
+            thousands(rates.last().copied().unwrap_or(0.0)),
+            cpus.last().copied().unwrap_or(0.0),
+            megabytes(lab.gateway()?.memory("VmRSS")?)
+        );
+        let what = format!("step {} of {steps}", step + 1);
+        bench.table.note("flat", &what, line);
+    }
+    let change = |values: &[f64]| match values {
+        [first, .., last] if *first > 0.0 => (last / first - 1.0) * 100.0,
+        _ => 0.0,
+    };
+    let cost = change(&cpus);
+    bench.table.goal(
+        "flat",
+        "CPU an event, last step against first",
+        format!("{cost:+.0} %"),
+        "± 20 %",
+        cost.abs() <= 20.0,
+    );
+    let speed = change(&rates);
+    bench.table.goal(
+        "flat",
+        "events/s, last step against first",
+        format!("{speed:+.0} %"),
+        "≥ -20 %",
+        speed >= -20.0,
+    );
+    let resident = lab.gateway()?.memory("VmRSS")?;
+    let peak = lab.gateway()?.memory("VmHWM")?;
+    bench.table.goal(
+        "flat",
+        &format!("resident with {} waiting (peak)", thousands(total as f64)),
+        format!("{} ({})", megabytes(resident), megabytes(peak)),
+        "≤ 150 MB",
+        resident <= 150_000_000,
+    );
+    lab.take_gateway()?.kill9()?;
+    let ready = lab.start_gateway()?;
+    bench.table.goal(
+        "flat",
+        "start to ready with them, after kill -9",
+        format!("{} ms", ready.as_millis()),
+        "≤ 2 s",
+        ready <= Duration::from_secs(2),
+    );
+    lab.control("DELETE", "faults", &Value::Null)?;
+    let found = lab.reconcile(&acked, "", Duration::from_secs(900))?;
+    bench.told("flat", &found)?;
+    let resident = lab.gateway()?.memory("VmHWM")?;
+    bench
+        .table
+        .note("flat", "peak resident while draining", megabytes(resident));
+    lab.clean();
+    Ok(())
+}
+
+/// (f) A second integration that hangs on every call.
+fn isolation(bench: &mut Bench) -> Result<()> {
+    let mut lab = bench.lab("isolation")?;
+    lab.install("first")?;
+    let phase = |lab: &mut Lab, run: u32| -> Result<(f64, Reconciled)> {
+        lab.control("DELETE", "optimizely/summary?at=first", &Value::Null)?;
+        let mut load = lab.load(run)?;
+        load.connections = 64;
+        load.posts_per_second = Some(2_000.0);
+        load.time_max = bench.seconds(5, 45);
+        let posted = post(&load)?;
+        let found = lab.reconcile(&posted.acked, "first", Duration::from_secs(60))?;
+        let p99 = found.summary["age_ms"]["p99"].as_f64().context("age")?;
+        Ok((p99, found))
+    };
+    // Unmeasured: connections are made, caches filled.
+    phase(&mut lab, 1)?;
+    let (alone, found_alone) = phase(&mut lab, 2)?;
+    let hang = json!([{"path": "/at/hanging/optimizely/v1/events",
+        "action": {"delay_ms": 30_000, "status": 503}}]);
+    lab.control("PUT", "faults", &hang)?;
+    lab.install("hanging")?;
+    let (beside, found_beside) = phase(&mut lab, 3)?;
+    bench
+        .table
+        .note("isolation", "accept to vendor, p99, alone", ms(alone));
+    let moved = (beside / alone.max(1.0) - 1.0) * 100.0;
+    bench.table.goal(
+        "isolation",
+        "… beside one that hangs 30 s a call",
+        format!("{} ({moved:+.0} %)", ms(beside)),
+        "< 20 %",
+        moved < 20.0,
+    );
+    bench.told("isolation", &found_alone)?;
+    bench.told("isolation", &found_beside)?;
+    lab.clean();
+    Ok(())
+}
+
+/// Killed by SIGKILL under load, again and again.
+fn kill9(bench: &mut Bench) -> Result<()> {
+    let plan = kill9::Plan {
+        rounds: if bench.quick {
+            bench.rounds.min(10)
+        } else {
+            bench.rounds
+        },
+        seed: bench.seed,
+        load_ms: 50..1500,
+        connections: 32,
+    };
+    let report = kill9::run(&bench.binary, &bench.dir.join("kill9"), &plan)?;
+    let table = &mut bench.table;
+    table.note("kill9", "SIGKILLs under load", report.rounds.to_string());
+    table.note(
+        "kill9",
+        "events without an answer; acknowledged when posted again",
+        format!(
+            "{}; {}",
+            thousands(report.unanswered as f64),
+            thousands(report.reposted as f64)
+        ),
+    );
+    table.note(
+        "kill9",
+        "slowest restart to ready",
+        format!("{} ms", report.ready_max.as_millis()),
+    );
+    bench.told("kill9", &report.reconciled)?;
+    report.verdict()
+}
