@@ -14,12 +14,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::config::Settings;
-use crate::delivery::Delivery;
+use crate::admin::{DeliveryControl, TestFault};
+use crate::blueprint::Tables;
+use crate::delivery::{Handle, TrialError, WebhookError};
+use crate::delivery::status::Status;
+use crate::delivery::{self, Delivery};
+use crate::ingest::{WebhookAnswer, WebhookSink};
 use crate::journal::store::sqlite::SqliteStore;
 use crate::journal::{self, Journal};
 use crate::logbook::{self, Logbook};
 use crate::net::{self, ServeOptions};
-use crate::registry::checks::{Checks, DocumentCheck, DocumentFault, UrlCheck};
+use crate::registry::checks::{Checks, DocumentCheck, DocumentFault};
 use crate::registry::picture::Issued;
 use crate::registry::random::Random;
 use crate::registry::seal::KeyRing;
@@ -27,7 +32,14 @@ use crate::registry::{Given, Registry};
 use crate::secret::Secret;
 use crate::vendor::guard::Guard;
 use crate::vendor::http::{Client, Conditions};
+use crate::vendor::optimizely::webhook::NoticeError;
 use crate::{admin, blueprint, ingest, metrics, ops, telemetry, vendor};
+
+/// Time to read a datafile while an installer waits.
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest datafile.
+const DOCUMENT_BYTES_MAX: usize = 20 << 20;
 
 /// The bound addresses.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -71,16 +83,16 @@ impl App {
         })?;
 
         // The journal's lock makes this process the directory's only user: it comes first.
-        let store = SqliteStore::open(data_dir, clock.now_ms())?;
+        let store = SqliteStore::open(data_dir, journal::store::random_key())?;
         let journal = Journal::open(Box::new(store), journal_options(&settings), clock.clone())?;
-        let logbook = Logbook::open(data_dir, logbook_options(&settings), clock.clone())?;
+        let logbook = Logbook::open(&data_dir.join("attempts.db"), logbook_options(&settings), clock.clone())?;
 
         let guard = Arc::new(Guard::parse(&settings.egress_allow)?);
         let client = Client::new(guard.clone(), concat!("aqueduct/", env!("CARGO_PKG_VERSION")), clock.clone())?;
         let random = Random::system();
         let ring = KeyRing::load(data_dir, settings.encryption_keys.as_ref(), &random)?;
         let checks = Checks {
-            urls: Arc::new(GuardedUrls(guard)),
+            urls: guard,
             documents: Arc::new(FetchedDocuments(client.clone())),
             feeds: Arc::new(journal.clone()),
             vendor: vendor::by_name,
@@ -96,7 +108,7 @@ impl App {
             client,
             logbook.clone(),
             clock.clone(),
-            data_dir.clone(),
+            delivery::Options { datafiles_dir: data_dir.join("datafiles"), seed: rand::random() },
         );
         let draining = Arc::new(AtomicBool::new(false));
         let ingest = ingest::router(ingest::State {
@@ -107,9 +119,15 @@ impl App {
             random: Arc::new(rand::random::<u64>),
             limits: ingest_options(&settings),
             draining: draining.clone(),
-            webhooks: Some(Arc::new(delivery.handle())),
+            webhooks: Some(Arc::new(Webhooks(delivery.handle()))),
         });
-        let admin = admin::router(admin::State::new(registry, journal.clone(), Arc::new(delivery.handle()), logbook.clone(), clock.clone()));
+        let admin = admin::router(admin::Parts {
+            registry,
+            journal: journal.clone(),
+            delivery: Arc::new(Pipelines(delivery.handle())),
+            logbook: logbook.clone(),
+            clock: clock.clone(),
+        });
         let ops = ops::router(ops::Ops { prometheus, journal: journal.clone(), draining: draining.clone(), clock });
 
         let drain = Duration::from_secs(settings.drain_s);
@@ -226,30 +244,17 @@ fn ms(seconds: u64) -> crate::clock::Millis {
     i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX)
 }
 
-/// The address guard, as the registry asks it.
-#[derive(Debug)]
-struct GuardedUrls(Arc<Guard>);
-
-impl UrlCheck for GuardedUrls {
-    fn check_url(&self, url: &str) -> Result<(), (String, String)> {
-        self.0.check_url(url).map_err(|fault| (fault.code.to_owned(), fault.message))
-    }
-
-    fn allows_insecure(&self, url: &str) -> bool {
-        self.0.allows_insecure(url)
-    }
-}
-
 /// One reading of a document through the outbound client, before an integration is stored.
 #[derive(Debug)]
 struct FetchedDocuments(Client);
 
 impl DocumentCheck for FetchedDocuments {
-    fn fetch<'a>(&'a self, url: &'a Secret) -> BoxFuture<'a, Result<Value, DocumentFault>> {
+    fn fetch<'a>(&'a self, url: &'a Secret, bearer: Option<Secret>) -> BoxFuture<'a, Result<Value, DocumentFault>> {
         Box::pin(async move {
+            let conditions = Conditions { bearer, ..Conditions::default() };
             let answer = self
                 .0
-                .get(url, &Conditions::default(), 20 << 20, Duration::from_secs(10))
+                .get(url.expose(), &conditions, DOCUMENT_TIMEOUT, DOCUMENT_BYTES_MAX)
                 .await
                 .map_err(|error| DocumentFault::Unreachable(error.to_string()))?;
             if answer.status != 200 {
@@ -257,5 +262,48 @@ impl DocumentCheck for FetchedDocuments {
             }
             serde_json::from_slice(&answer.body).map_err(|_| DocumentFault::NotJson)
         })
+    }
+}
+
+/// The running pipelines, as the management API asks them.
+struct Pipelines(Handle);
+
+impl DeliveryControl for Pipelines {
+    fn status(&self, integration: &str) -> Option<Status> {
+        self.0.snapshot(integration)
+    }
+
+    fn resume(&self, integration: &str) {
+        // Neither answer matters here: what does not run has nothing to resume or to read.
+        let _runs = self.0.resume(integration);
+        let _reads = self.0.poke_datafile(integration);
+    }
+
+    fn test<'a>(&'a self, integration: &'a str, event: Option<&'a str>) -> BoxFuture<'a, Result<Value, TestFault>> {
+        Box::pin(async move {
+            match self.0.test(integration, event).await {
+                Ok(trial) => serde_json::to_value(trial).map_err(|error| TestFault::NotMade(error.to_string())),
+                Err(TrialError::Unknown) => Err(TestFault::NotRunning),
+                Err(error) => Err(TestFault::NotMade(error.to_string())),
+            }
+        })
+    }
+
+    fn tables(&self, integration: &str) -> Option<Arc<Tables>> {
+        Some(self.0.tables(integration))
+    }
+}
+
+/// The running pipelines, as vendors' webhooks reach them.
+struct Webhooks(Handle);
+
+impl WebhookSink for Webhooks {
+    fn optimizely(&self, integration: &str, signature: Option<&str>, body: &[u8]) -> WebhookAnswer {
+        match self.0.optimizely_webhook(integration, signature, body) {
+            Ok(_) => WebhookAnswer::NoContent,
+            Err(WebhookError::Unknown) => WebhookAnswer::Unknown,
+            Err(WebhookError::NoSecret | WebhookError::Notice(NoticeError::BadSignature)) => WebhookAnswer::BadSignature,
+            Err(WebhookError::Notice(NoticeError::Malformed)) => WebhookAnswer::Malformed,
+        }
     }
 }

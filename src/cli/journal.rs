@@ -44,14 +44,15 @@ pub enum JournalCommand {
 /// Which store.
 #[derive(Debug, Args)]
 pub struct Directory {
-    /// The data directory.
-    #[arg(
-        long = "dir",
-        visible_alias = "data-dir",
-        env = "AQUEDUCT_DATA_DIR",
-        default_value = "./data"
-    )]
-    dir: PathBuf,
+    /// The data directory, when not the one of the settings.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+impl Directory {
+    fn or<'a>(&'a self, data_dir: &'a Path) -> &'a Path {
+        self.dir.as_deref().unwrap_or(data_dir)
+    }
 }
 
 /// A writer to pull the plug on.
@@ -75,15 +76,15 @@ pub struct Soak {
 ///
 /// # Errors
 /// The store could not be opened or read, or the output not be written.
-pub fn run(command: JournalCommand, out: &mut dyn Write) -> anyhow::Result<bool> {
+pub fn run(command: JournalCommand, data_dir: &Path, out: &mut dyn Write) -> anyhow::Result<bool> {
     match command {
-        JournalCommand::Inspect(Directory { dir }) => describe(&dir, out).map(|()| true),
-        JournalCommand::Verify(Directory { dir }) => verify(&dir, out),
+        JournalCommand::Inspect(chosen) => describe(chosen.or(data_dir), out).map(|()| true),
+        JournalCommand::Verify(chosen) => verify(chosen.or(data_dir), out),
         JournalCommand::Export {
             directory,
             from,
             to,
-        } => export(&directory.dir, from..to, out),
+        } => export(directory.or(data_dir), from..to, out),
         JournalCommand::Soak(soak) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

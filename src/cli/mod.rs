@@ -114,8 +114,12 @@ impl Cli {
             Command::Sandbox { listen } => in_runtime(serve::sandbox(listen)),
             Command::Check { files, json } => printed(blueprint::run_check(&files, json)),
             Command::Try(args) => printed(blueprint::run_try(&args)),
-            Command::Journal(command) => with_settings(&inputs, |settings| finished(journal::run(command, settings))),
-            Command::Token(command) => with_settings(&inputs, |settings| finished(token::run(command, settings))),
+            Command::Journal(command) => with_settings(&inputs, |settings| finished(journal::run(command, &settings.data_dir, &mut std::io::stdout().lock()).map(passed))),
+            Command::Token(command) => with_settings(&inputs, |settings| {
+                let clock: crate::clock::SharedClock = std::sync::Arc::new(crate::clock::SystemClock);
+                let done = token::run(&command, &settings.data_dir, &clock, &crate::registry::random::Random::system());
+                finished(done.map(|text| printed((text, true))).map_err(Into::into))
+            }),
             Command::Openapi => {
                 println!("{}", crate::admin::openapi());
                 ExitCode::SUCCESS
@@ -159,8 +163,13 @@ fn finished(result: anyhow::Result<ExitCode>) -> ExitCode {
     })
 }
 
+/// Success, or failure when faults were found and printed.
+fn passed(all_well: bool) -> ExitCode {
+    if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 /// Text for stdout, and whether all went well.
-fn printed((text, passed): (String, bool)) -> ExitCode {
-    print!("{text}");
-    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+fn printed((text, all_well): (String, bool)) -> ExitCode {
+    println!("{}", text.trim_end());
+    passed(all_well)
 }

@@ -120,14 +120,20 @@ impl Handle {
         }
     }
 
-    /// How an integration's pipeline is doing.
+    /// How an integration's pipeline is doing, the age of its backlog included.
     pub async fn status(&self, integration: &str) -> Option<Status> {
-        let pipeline = self.pipeline(integration)?;
-        let oldest = self.shared.journal.oldest_pending_ms(integration).await;
-        let mut status = pipeline.status.lock().clone();
-        if let Ok(oldest) = oldest {
+        let mut status = self.snapshot(integration)?;
+        if let Ok(oldest) = self.shared.journal.oldest_pending_ms(integration).await {
             status.oldest_pending_ms = oldest;
         }
+        Some(status)
+    }
+
+    /// How an integration's pipeline is doing, as it last said itself.
+    #[must_use]
+    pub fn snapshot(&self, integration: &str) -> Option<Status> {
+        let pipeline = self.pipeline(integration)?;
+        let mut status = pipeline.status.lock().clone();
         status.documents = pipeline
             .refresh
             .as_ref()
