@@ -1,5 +1,10 @@
 //! The journal from outside: promises kept across restarts, damage, shortage and failure.
 
+#![expect(
+    clippy::single_range_in_vec_init,
+    reason = "lists of runs, often of one"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
