@@ -262,7 +262,10 @@ async fn run_soak(soak: &Soak) -> anyhow::Result<()> {
             }
         }
         if round % 16 == 15 {
-            journal.tidy().await?;
+            if let Err(error) = journal.tidy().await {
+                acks.write_all(format!("failed {error}\n").as_bytes())?;
+                bail!("tidy: {error}");
+            }
         }
     }
     journal.close().await;

@@ -6,26 +6,27 @@
 //! by themselves once there is room. Any other failed commit ends writing for good: what the system has
 //! on disk is then unknown, and syncing again would only pretend to know.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod plan;
+mod queue;
+mod room;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::{oneshot, watch};
-
 use super::block::Builder;
 use super::dedup::Dedup;
-use super::feed::FeedState;
-use super::reader::Tail;
-use super::store::{Aside, Block, Change, Seen, Store, StoreError, TrimRule, Whereabouts};
-use super::{AppendError, Appended, Health, JournalError, Options, Outcome, Record, Seq, Settle};
+use super::store::{Block, Change, Seen, Store, StoreError, TrimRule};
+use super::{AppendError, Appended, JournalError, Options, Record, Seq, Settle};
 use crate::clock::{Millis, SharedClock};
 use crate::metrics as meters;
+use queue::{AppendReply, SettleReply};
+use room::Shortage;
+
+pub(super) use queue::{Books, Command, Shared};
 
 /// Blocks' worth of records in one commit.
 const BLOCKS_PER_COMMIT: usize = 4;
-/// Blocks' worth of bytes waiting before `Busy`.
-const BLOCKS_QUEUED_MAX: usize = 64;
 /// Fingerprints gathered in one row: what fits into a page with room to spare.
 const SEEN_ROW: usize = 512;
 /// Pause after which there is time for housekeeping.
@@ -35,156 +36,6 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Trimming under load: a step at most this often.
 const TRIM_EVERY: Duration = Duration::from_millis(20);
 
-type AppendReply = oneshot::Sender<Result<Appended, AppendError>>;
-type SettleReply = oneshot::Sender<Result<(), JournalError>>;
-
-/// Something for the committer to do.
-pub(super) enum Command {
-    /// Store records.
-    Append(Vec<Record>, AppendReply),
-    /// Move a feed.
-    Settle(Box<Settle>, SettleReply),
-    /// Anything rare, between two commits.
-    Control(Box<dyn FnOnce(&mut Committer) + Send>),
-    /// Commit what waits and end.
-    Close(Option<oneshot::Sender<()>>),
-}
-
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Append(..) => "Append",
-            Self::Settle(..) => "Settle",
-            Self::Control(_) => "Control",
-            Self::Close(_) => "Close",
-        })
-    }
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    commands: VecDeque<Command>,
-    records: usize,
-    bytes: usize,
-    closed: bool,
-    failed: Option<Arc<str>>,
-    asleep: bool,
-}
-
-/// The journal's numbers as of the last commit.
-#[derive(Debug, Default)]
-pub(super) struct Books {
-    pub(super) next: Seq,
-    pub(super) duplicates: u64,
-    pub(super) bytes: u64,
-    pub(super) feeds: BTreeMap<String, FeedState>,
-}
-
-/// What committer, readers and callers share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    queue: Mutex<Queue>,
-    wake: Condvar,
-    pub(super) end: watch::Sender<Seq>,
-    pub(super) books: Mutex<Books>,
-    pub(super) tail: Mutex<Tail>,
-    pub(super) health: Mutex<Health>,
-    pub(super) options: Options,
-}
-
-impl Shared {
-    pub(super) fn new(options: Options, books: Books, health: Health) -> Self {
-        Self {
-            queue: Mutex::default(),
-            wake: Condvar::new(),
-            end: watch::Sender::new(books.next),
-            books: Mutex::new(books),
-            tail: Mutex::new(Tail::new(options.tail_bytes_max)),
-            health: Mutex::new(health),
-            options,
-        }
-    }
-
-    /// Queues an append.
-    pub(super) fn append(
-        &self,
-        records: Vec<Record>,
-    ) -> Result<oneshot::Receiver<Result<Appended, AppendError>>, AppendError> {
-        let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
-        let (reply, answer) = oneshot::channel();
-        let mut queue = self.queue.lock();
-        if let Some(reason) = &queue.failed {
-            return Err(AppendError::Failed(Arc::clone(reason)));
-        }
-        if queue.closed {
-            return Err(AppendError::Closed);
-        }
-        // One append alone is always taken, however large.
-        let crowded = queue.records + records.len() > self.options.queue_records_max
-            || queue.bytes + bytes > BLOCKS_QUEUED_MAX * self.options.block_bytes_max;
-        if queue.records > 0 && crowded {
-            return Err(AppendError::Busy);
-        }
-        queue.records += records.len();
-        queue.bytes += bytes;
-        queue.commands.push_back(Command::Append(records, reply));
-        self.rouse(queue);
-        Ok(answer)
-    }
-
-    /// Queues anything else.
-    pub(super) fn send(&self, command: Command) -> Result<(), JournalError> {
-        let mut queue = self.queue.lock();
-        if queue.closed {
-            return Err(self.gone(&queue));
-        }
-        queue.closed = matches!(command, Command::Close(_));
-        if let (Some(reason), false) = (&queue.failed, queue.closed) {
-            return Err(JournalError::Store(Arc::clone(reason)));
-        }
-        queue.commands.push_back(command);
-        self.rouse(queue);
-        Ok(())
-    }
-
-    /// Why no answer came.
-    pub(super) fn silence(&self) -> JournalError {
-        self.gone(&self.queue.lock())
-    }
-
-    fn gone(&self, queue: &Queue) -> JournalError {
-        match &queue.failed {
-            Some(reason) => JournalError::Store(Arc::clone(reason)),
-            None => JournalError::Closed,
-        }
-    }
-
-    fn rouse(&self, queue: parking_lot::MutexGuard<'_, Queue>) {
-        let asleep = queue.asleep;
-        drop(queue);
-        if asleep {
-            self.wake.notify_one();
-        }
-    }
-
-    /// Moves everything queued to `inbox`; waits up to `patience` for something if both are empty.
-    fn take(&self, inbox: &mut VecDeque<Command>, patience: Duration) {
-        let mut queue = self.queue.lock();
-        if inbox.is_empty() && queue.commands.is_empty() && !patience.is_zero() {
-            queue.asleep = true;
-            self.wake.wait_for(&mut queue, patience);
-            queue.asleep = false;
-        }
-        inbox.append(&mut queue.commands);
-    }
-
-    fn taken(&self, records: usize, bytes: usize) {
-        let mut queue = self.queue.lock();
-        queue.records = queue.records.saturating_sub(records);
-        queue.bytes = queue.bytes.saturating_sub(bytes);
-    }
-}
-
 /// Appends and settles of one commit.
 #[derive(Debug, Default)]
 struct Group {
@@ -192,24 +43,6 @@ struct Group {
     settles: Vec<(Box<Settle>, SettleReply)>,
     records: usize,
     bytes: usize,
-}
-
-/// Settles worked out but not yet written.
-#[derive(Debug, Default)]
-struct Plan {
-    feeds: HashMap<String, FeedState>,
-    /// Where records are after the steps so far, if those changed it.
-    parked: HashMap<(String, Seq), bool>,
-    aside: Vec<Aside>,
-    replies: Vec<SettleReply>,
-}
-
-/// Why appends are refused for now.
-#[derive(Debug)]
-struct Shortage {
-    /// The engine said so, not only the free space.
-    by_store: bool,
-    look_again: Instant,
 }
 
 /// The writing side, living in its thread.
@@ -483,86 +316,6 @@ impl Committer {
         vec![Seen { first, at_ms, ids }]
     }
 
-    /// Works out what the settles change. Those that do not add up are answered at once.
-    fn plan(&mut self, settles: Vec<(Box<Settle>, SettleReply)>) -> Plan {
-        let mut plan = Plan::default();
-        for (settle, reply) in settles {
-            match self.plan_one(&mut plan, *settle) {
-                Ok(()) => plan.replies.push(reply),
-                Err(error) => {
-                    let _ = reply.send(Err(error));
-                }
-            }
-        }
-        plan
-    }
-
-    fn plan_one(&mut self, plan: &mut Plan, settle: Settle) -> Result<(), JournalError> {
-        let (known, end) = {
-            let books = self.shared.books.lock();
-            let known = match plan.feeds.get(&settle.feed) {
-                Some(draft) => Some(draft.clone()),
-                None => books.feeds.get(&settle.feed).cloned(),
-            };
-            (known, books.next)
-        };
-        let mut draft = known.ok_or_else(|| JournalError::NoFeed(settle.feed.clone()))?;
-        let unbalanced = |detail: String| JournalError::Unbalanced {
-            feed: settle.feed.clone(),
-            detail,
-        };
-        let mut steps = Vec::new();
-        let mut again: HashMap<Seq, _> = settle
-            .park
-            .iter()
-            .map(|one| (one.seq, one.clone()))
-            .collect();
-        for seq in &settle.unpark {
-            let at = match plan.parked.get(&(settle.feed.clone(), *seq)) {
-                Some(true) => Whereabouts::Parked,
-                Some(false) => Whereabouts::Nowhere,
-                None => self
-                    .store
-                    .whereabouts(&settle.feed, *seq)
-                    .map_err(|error| JournalError::Store(error.to_string().into()))?,
-            };
-            let (feed, seq) = (settle.feed.clone(), *seq);
-            match (at, again.remove(&seq)) {
-                (Whereabouts::Parked, Some(parked)) => steps.push(Aside::Repark(parked)),
-                (Whereabouts::Parked, None) => steps.push(Aside::Unpark { feed, seq }),
-                // A replay was cancelled while its record was on its way: what became of it counts.
-                (Whereabouts::Cancelled { reason }, parked) => {
-                    draft.move_dead(&reason, -1);
-                    steps.push(Aside::Unbury { feed, seq });
-                    steps.extend(parked.map(Aside::Park));
-                }
-                (Whereabouts::Nowhere, _) => {
-                    return Err(unbalanced(format!("record {seq} is not parked")));
-                }
-            }
-        }
-        draft.settle(&settle, end).map_err(unbalanced)?;
-        for seq in &settle.unpark {
-            plan.parked.insert((settle.feed.clone(), *seq), false);
-        }
-        for parked in &settle.park {
-            plan.parked.insert((settle.feed.clone(), parked.seq), true);
-        }
-        // Those left were not parked before.
-        steps.extend(again.into_values().map(Aside::Park));
-        steps.extend(settle.dead.into_iter().map(Aside::Bury));
-        for step in &mut steps {
-            if let Aside::Park(parked) | Aside::Repark(parked) = step {
-                parked.feed.clone_from(&settle.feed);
-            } else if let Aside::Bury(letter) = step {
-                letter.feed.clone_from(&settle.feed);
-            }
-        }
-        plan.aside.append(&mut steps);
-        plan.feeds.insert(settle.feed, draft);
-        Ok(())
-    }
-
     /// Makes a written change visible: numbers, then records, then the news.
     fn publish(&mut self, change: &Change, fresh: Vec<super::block::Decoded>) {
         if let Some(row) = change.seen.last() {
@@ -598,119 +351,6 @@ impl Committer {
         }
     }
 
-    /// After a commit that found no room: take back what it did in memory, and see that it is so on disk.
-    fn ran_full(&mut self, reason: &Arc<str>, change: &Change) {
-        tracing::warn!(%reason, "journal is out of space; appends are refused until there is room");
-        self.short(true, format!("the disk is full: {reason}"));
-        if !change.seen.is_empty() && !self.dedup.undo() {
-            let options = &self.shared.options;
-            match rebuild(self.store.as_mut(), options, self.clock.now_ms()) {
-                Ok(dedup) => self.dedup = dedup,
-                Err(error) => return self.fail(&error.to_string().into()),
-            }
-        }
-        let expected = self.shared.books.lock().next;
-        match self.store.load() {
-            Ok(loaded) if loaded.next == expected => {}
-            Ok(loaded) => {
-                let reason = format!(
-                    "after running out of space the store ends at record {}, not {expected}",
-                    loaded.next
-                );
-                self.fail(&reason.into());
-            }
-            Err(error) => self.fail(&error.to_string().into()),
-        }
-    }
-
-    /// The settles of a commit that found no room, without its appends.
-    fn settle_alone(&mut self, mut change: Change, replies: Vec<SettleReply>, reason: &Arc<str>) {
-        change.blocks.clear();
-        change.seen.clear();
-        change.duplicates = None;
-        let result = match self.failure() {
-            Some(reason) => Err(StoreError::Failed(reason)),
-            None => {
-                // Moving the log into the main file may be all the room a settle needs.
-                let _ = self.tidy(true);
-                self.write(&change)
-            }
-        };
-        let result = match result {
-            Ok(()) => {
-                self.publish(&change, Vec::new());
-                Ok(())
-            }
-            Err(StoreError::Full(_)) => Err(JournalError::Store(Arc::clone(reason))),
-            Err(StoreError::Failed(reason)) => {
-                self.fail(&reason);
-                Err(JournalError::Store(reason))
-            }
-        };
-        for reply in replies {
-            let _ = reply.send(result.clone());
-        }
-    }
-
-    /// Whether appends may be tried.
-    fn room(&mut self) -> bool {
-        let minimum = self.shared.options.free_bytes_min;
-        let free = self.store.free_bytes();
-        let enough = free.is_none_or(|free| free >= minimum);
-        match &self.shortage {
-            None if enough => true,
-            None => {
-                let free = free.unwrap_or_default();
-                tracing::warn!(free, minimum, "disk is nearly full; appends are refused");
-                self.short(
-                    false,
-                    format!("the disk is nearly full: {free} bytes are free, {minimum} are needed"),
-                );
-                false
-            }
-            Some(_) if !enough => false,
-            Some(shortage) if !shortage.by_store => {
-                self.recovered();
-                true
-            }
-            Some(shortage) if Instant::now() < shortage.look_again => false,
-            Some(_) => match self.store.probe() {
-                Ok(()) => {
-                    self.recovered();
-                    true
-                }
-                Err(StoreError::Full(_)) => {
-                    if let Some(shortage) = &mut self.shortage {
-                        shortage.look_again = Instant::now() + PROBE_EVERY;
-                    }
-                    false
-                }
-                Err(StoreError::Failed(reason)) => {
-                    self.fail(&reason);
-                    false
-                }
-            },
-        }
-    }
-
-    fn short(&mut self, by_store: bool, reason: String) {
-        self.shortage = Some(Shortage {
-            by_store,
-            look_again: Instant::now() + PROBE_EVERY,
-        });
-        let mut health = self.shared.health.lock();
-        health.writable = false;
-        health.reason = Some(reason);
-    }
-
-    fn recovered(&mut self) {
-        tracing::info!("journal has room again; appends are taken");
-        self.shortage = None;
-        let mut health = self.shared.health.lock();
-        health.writable = true;
-        health.reason = None;
-    }
-
     /// Ends writing for good.
     pub(super) fn fail(&mut self, reason: &Arc<str>) {
         if self.failed {
@@ -718,14 +358,14 @@ impl Committer {
         }
         tracing::error!(%reason, "journal commit failed; nothing is accepted any more until a restart");
         self.failed = true;
-        self.shared.queue.lock().failed = Some(Arc::clone(reason));
+        self.shared.fail(reason);
         let mut health = self.shared.health.lock();
         health.writable = false;
         health.reason = Some(format!("a commit failed: {reason}; restart the gateway"));
     }
 
     fn failure(&self) -> Option<Arc<str>> {
-        self.shared.queue.lock().failed.clone()
+        self.shared.failure()
     }
 
     /// What cannot wait between two commits.
@@ -862,17 +502,5 @@ fn drop_failed(command: Command, shared: &Shared) {
             let _ = reply.send(Err(JournalError::Store(reason)));
         }
         Command::Control(_) | Command::Close(_) => {}
-    }
-}
-
-impl FeedState {
-    /// `n` records leave the dead letters for the parked (negative) or come back (positive).
-    fn move_dead(&mut self, reason: &str, n: i64) {
-        let tally = self
-            .tallies
-            .entry((Outcome::Dead, reason.to_owned()))
-            .or_default();
-        *tally = tally.saturating_add_signed(n);
-        self.parked = self.parked.saturating_add_signed(-n);
     }
 }

@@ -1,7 +1,17 @@
 //! The durable log: bytes in, bytes out. Knows no event, no integration, no JSON.
 //!
-//! Appended records become one compressed, checksummed block per commit; readers ("feeds") have cursors
-//! that move in the same commits. See `design` notes in ARCHITECTURE.md for the promises.
+//! Appended records become one or a few compressed, checksummed blocks per commit; readers ("feeds") have
+//! cursors that move in the same commits. What it promises:
+//!
+//! - An append is answered after its records are on stable storage, a settle after the cursor is.
+//! - Records are numbered without gaps; a number is never used twice.
+//! - A record repeated within the de-duplication window is counted, not stored; it is answered once the
+//!   first one is durable. This survives restarts, and the trimming of the first one's block.
+//! - Every feed's books add up at every moment, whatever was interrupted where.
+//! - A block is trimmed when every feed is past it and it is older, or more, than is to be retained.
+//! - A damaged block is counted, its bytes are kept apart once, and reading goes on behind it.
+//! - Out of space: appends are refused, settles still tried, and it recovers by itself. Any other failed
+//!   commit or sync ends writing until a restart; reading goes on.
 
 use std::sync::Arc;
 
@@ -488,7 +498,8 @@ impl Journal {
         self.control(|committer| committer.tidy(true)).await
     }
 
-    /// Commits what waits and closes the store.
+    /// Commits what waits and closes the store. Without it the last clone's end does the same, but nobody
+    /// waits for it, and the data directory stays locked a moment longer.
     pub async fn close(&self) {
         let (reply, answer) = oneshot::channel();
         if self.handle.shared.send(Command::Close(Some(reply))).is_ok() {

@@ -278,7 +278,7 @@ pub struct Options {
     pub block_records_max: usize,
     /// Bytes in one block, before compression.
     pub block_bytes_max: usize,
-    /// Decoded blocks kept in memory for readers at the tail.
+    /// Bytes of decoded blocks kept in memory for readers at the tail.
     pub tail_bytes_max: usize,
     /// Memory for recognising repeated posts.
     pub dedup_bytes_max: usize,
@@ -298,7 +298,7 @@ impl Default for Options {
             queue_records_max: 65_536,
             block_records_max: 8_192,
             block_bytes_max: 1 << 20,
-            tail_bytes_max: 32 << 20,
+            tail_bytes_max: 16 << 20,
             dedup_bytes_max: 64 << 20,
             dedup_window_ms: 24 * 3_600_000,
             retain_ms: 3_600_000,

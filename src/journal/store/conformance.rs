@@ -9,8 +9,11 @@ use crate::journal::{DeadFilter, DeadLetter, Outcome, Parked, Seq};
 /// Opens the same store again and again; the one before was closed.
 pub(crate) type Open<'a> = &'a dyn Fn() -> Box<dyn Store>;
 
+/// One check of the suite.
+pub(crate) type Check<'a> = &'a dyn Fn(Open<'_>);
+
 /// The whole suite. `fresh` gives a way to open a store that is empty at first.
-pub(crate) fn all(fresh: &dyn Fn(&dyn Fn(Open<'_>))) {
+pub(crate) fn all(fresh: &dyn Fn(Check<'_>)) {
     fresh(&starts_empty_and_keeps_its_key);
     fresh(&keeps_what_was_committed);
     fresh(&reads_from_any_position);

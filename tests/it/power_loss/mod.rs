@@ -208,14 +208,22 @@ fn images_find_a_pretended_sync() {
 
 #[test]
 fn a_failed_sync_ends_acknowledging() {
-    for (nth, all) in [(3, false), (40, false), (40, true)] {
+    for (nth, all) in [
+        (3, false),
+        (40, false),
+        (41, true),
+        (42, false),
+        (43, true),
+        (0, false),
+    ] {
         let rig = Rig::new();
         rig.control("fail_sync", Some(nth));
         let child = rig.soak(false, 4_000).spawn().unwrap();
         assert!(!wait(child), "sync {nth} failed and nobody noticed");
         let acks = rig.acks();
         if nth > 10 {
-            assert!(acks.lines().last().unwrap().starts_with("failed"), "{acks}");
+            let last = acks.lines().last().unwrap_or_default();
+            assert!(last.starts_with("failed"), "sync {nth}: {acks}");
         }
         rig.control("fail_sync", None);
         if all {

@@ -229,7 +229,7 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
         .map_err(fail)?;
     connection
         .execute_batch(
-            "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-8192; PRAGMA temp_store=MEMORY;",
+            "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-4096; PRAGMA temp_store=MEMORY;",
         )
         .map_err(fail)?;
     let mode: String = connection

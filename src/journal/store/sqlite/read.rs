@@ -30,7 +30,7 @@ impl SqliteReader {
         if !open::check_file(&path)? {
             return Err(OpenError::Io {
                 path,
-                source: std::io::ErrorKind::NotFound.into(),
+                source: std::io::Error::new(std::io::ErrorKind::NotFound, "there is no journal"),
             });
         }
         Ok(Self {
