@@ -14,6 +14,8 @@ use super::process::Process;
 
 const ADMIN_TOKEN: &str = "load-harness-admin-token-0123456789abcdef";
 const WRITE_KEY: &str = "load-harness-write-key-0123456789abcdef";
+/// When the vendor gets nothing new for so long, nothing more will come (retries wait 60 s at most).
+const STALL_MAX: Duration = Duration::from_secs(90);
 /// Uuids asked about in one call.
 const ASK_MAX: usize = 200_000;
 
@@ -193,7 +195,8 @@ impl Lab {
             .with_context(|| format!("no source `default` in {sources}"))
     }
 
-    /// Waits until every acknowledged id is at the vendor, at most `most`; then says what is there.
+    /// Waits until every acknowledged id is at the vendor, at most `most` and not when nothing moves; then says what
+    /// is there.
     pub(crate) fn reconcile(
         &mut self,
         acked: &[Ids],
@@ -203,10 +206,14 @@ impl Lab {
         let source = self.source()?;
         let count: u64 = acked.iter().map(Ids::len).sum();
         let until = Instant::now() + most;
+        let mut moved = (0, Instant::now());
         loop {
             let summary = self.summary(label)?;
             let unique = summary["unique_events"].as_u64().unwrap_or(0);
-            let late = Instant::now() > until;
+            if unique != moved.0 {
+                moved = (unique, Instant::now());
+            }
+            let late = Instant::now() > until || moved.1.elapsed() > STALL_MAX;
             if unique >= count || late {
                 let (missing, sample) = self.missing(&source, acked, label)?;
                 if missing == 0 || late {

@@ -147,9 +147,10 @@ impl Ids {
         [(id >> 64) as u64, id as u64]
     }
 
-    /// Uuids are made by a hash or by chance: their own bits spread well enough.
+    /// A folded product: cheap, and good enough for uuids that only count up, too.
     fn hash(words: [u64; 2]) -> u64 {
-        (words[0] ^ words[1].rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        let mixed = u128::from(words[0] ^ words[1].rotate_left(32)) * 0x9e37_79b9_7f4a_7c15;
+        (mixed >> 64) as u64 ^ mixed as u64
     }
 
     fn note(&mut self, id: u128, identity: u64) -> Seen {
