@@ -40,6 +40,10 @@ const WINDOW_BYTES: usize = 16 << 20;
 /// Read from the journal at a time.
 const READ_BYTES: usize = 512 << 10;
 
+/// Chunks being mapped at once. Two keep a second core busy; their order among each other does not matter, as
+/// requests under way at once may be overtaken by one another too.
+const MAPPING_MAX: usize = 2;
+
 /// Parked records are looked for this often.
 const PARKED_EVERY_MS: Millis = 1_000;
 
@@ -94,6 +98,7 @@ struct Backlog {
 }
 
 /// What a step did.
+#[cfg(test)]
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Something moved; step again.
@@ -115,7 +120,7 @@ pub(super) struct Worker {
     settled_above: Vec<Range<Seq>>,
     reading: bool,
     staged: Option<Vec<crate::journal::Entry>>,
-    mapping: bool,
+    mapping: usize,
     parked_reading: bool,
     parked_known: HashSet<Seq>,
     parked_at_ms: Millis,
@@ -149,7 +154,7 @@ impl Worker {
             settled_above: feed.settled_above.clone(),
             reading: false,
             staged: None,
-            mapping: false,
+            mapping: 0,
             parked_reading: false,
             parked_known: HashSet::new(),
             parked_at_ms: 0,
@@ -301,7 +306,11 @@ impl Worker {
 
     fn start_parked(&mut self, now_ms: Millis) {
         let room = self.flow.wants_parked();
-        if self.parked_reading || self.mapping || room == 0 || now_ms < self.parked_at_ms {
+        if self.parked_reading
+            || self.mapping >= MAPPING_MAX
+            || room == 0
+            || now_ms < self.parked_at_ms
+        {
             return;
         }
         self.parked_reading = true;
@@ -315,7 +324,7 @@ impl Worker {
     }
 
     fn start_mapping(&mut self) {
-        if self.mapping {
+        if self.mapping >= MAPPING_MAX {
             return;
         }
         let Some(entries) = self.staged.take() else {
@@ -326,7 +335,7 @@ impl Worker {
     }
 
     fn spawn_mapping(&mut self, map: impl FnOnce() -> Arrivals + Send + 'static) {
-        self.mapping = true;
+        self.mapping += 1;
         // JSON for hundreds of events takes milliseconds: off the threads that serve sockets.
         let task = tokio::task::spawn_blocking(map);
         self.work
@@ -439,7 +448,7 @@ impl Worker {
                 self.take_parked(parked);
             }
             Done::Mapped(Some(arrivals)) => {
-                self.mapping = false;
+                self.mapping -= 1;
                 self.flow.absorb(arrivals, now_ms);
             }
             Done::Mapped(None) => {
