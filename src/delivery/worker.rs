@@ -122,7 +122,10 @@ pub(super) struct Worker {
     staged: Option<Vec<crate::journal::Entry>>,
     mapping: usize,
     parked_reading: bool,
+    /// Parked records in memory.
     parked_known: HashSet<Seq>,
+    /// … and those settled since the last reading began.
+    parked_settled: Vec<Seq>,
     parked_at_ms: Millis,
     settling: bool,
     checking_limits: bool,
@@ -157,6 +160,7 @@ impl Worker {
             mapping: 0,
             parked_reading: false,
             parked_known: HashSet::new(),
+            parked_settled: Vec::new(),
             parked_at_ms: 0,
             settling: false,
             checking_limits: false,
@@ -242,7 +246,7 @@ impl Worker {
     fn wakes_ms(&self) -> Millis {
         [
             (!self.halted()).then(|| self.flow.wakes_ms()).flatten(),
-            (!self.halted()).then_some(self.parked_at_ms),
+            self.may_read_parked().then_some(self.parked_at_ms),
             Some(self.limits_at_ms),
         ]
         .into_iter()
@@ -302,6 +306,13 @@ impl Worker {
         self.work.push(Box::pin(async move {
             Done::Read(journal.read(from, READ_BYTES).await)
         }));
+    }
+
+    fn may_read_parked(&self) -> bool {
+        !self.halted()
+            && !self.parked_reading
+            && self.mapping < MAPPING_MAX
+            && self.flow.wants_parked() > 0
     }
 
     fn start_parked(&mut self, now_ms: Millis) {
@@ -446,6 +457,7 @@ impl Worker {
             Done::Parked(Ok(parked)) => {
                 self.parked_reading = false;
                 self.take_parked(parked);
+                self.forget_settled();
             }
             Done::Mapped(Some(arrivals)) => {
                 self.mapping -= 1;
@@ -461,9 +473,8 @@ impl Worker {
                 unparked,
             } => {
                 self.settling = false;
-                for seq in unparked {
-                    self.parked_known.remove(&seq);
-                }
+                self.parked_settled.extend(unparked);
+                self.forget_settled();
             }
             Done::Limits(Ok(backlog)) => {
                 self.checking_limits = false;
@@ -528,6 +539,16 @@ impl Worker {
             parts.push(from..span.end);
         }
         parts
+    }
+
+    /// Parked records settled may be parked (and read) again. But not while a reading is under way that may have
+    /// begun before they were settled: it would bring them back to life.
+    fn forget_settled(&mut self) {
+        if !self.parked_reading {
+            for seq in self.parked_settled.drain(..) {
+                self.parked_known.remove(&seq);
+            }
+        }
     }
 
     fn take_parked(&mut self, mut parked: Vec<Parked>) {
@@ -655,10 +676,8 @@ impl Worker {
         let unread = end.saturating_sub(self.read_pos.max(upto));
         if backlog.bytes > limit && records > 0 {
             // Blocks differ little in bytes per record: shares of records stand for shares of bytes.
-            let each = u128::from(backlog.bytes)
-                .div_ceil(u128::from(records))
-                .max(1);
-            let keep = u64::try_from(u128::from(limit) / each).unwrap_or(u64::MAX);
+            let keep = u128::from(limit) * u128::from(records) / u128::from(backlog.bytes);
+            let keep = u64::try_from(keep).unwrap_or(u64::MAX);
             if unread > keep {
                 upto = upto.max(end - keep);
             }
