@@ -37,6 +37,8 @@ mod retry;
 pub mod status;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_live;
 mod worker;
 
 pub use handle::{Handle, Trial, TrialError, WebhookError};

@@ -107,7 +107,7 @@ fn users(body: &Value) -> Vec<u64> {
 }
 
 struct Bench {
-    _dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
     clock: Arc<ManualClock>,
     journal: Journal,
     tables: watch::Sender<Arc<Tables>>,
@@ -127,13 +127,16 @@ fn ids(keys: &[&str]) -> Arc<Tables> {
 
 impl Bench {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::at(Arc::new(tempfile::tempdir().unwrap()))
+    }
+
+    fn at(dir: Arc<tempfile::TempDir>) -> Self {
         let clock = ManualClock::at(START);
         let store = SqliteStore::open(dir.path(), [7; 16]).unwrap();
         let journal = Journal::open(Box::new(store), Default::default(), clock.clone()).unwrap();
         let (tables, receiver) = watch::channel(ids(&["signup"]));
         Self {
-            _dir: dir,
+            dir,
             clock,
             journal,
             tables,
@@ -503,4 +506,87 @@ async fn what_cannot_be_read_is_dead_and_stops_nothing() {
     let ledger = bench.ledger().await;
     assert_eq!((ledger.delivered, ledger.pending), (10, 0));
     assert_eq!(ledger.dead, [("undecodable".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn a_damaged_block_is_dead_on_the_books_and_hides_no_other() {
+    let bench = Bench::new();
+    for first in [0, 10, 20] {
+        bench.post(first..first + 10, "signup", "").await;
+    }
+    bench.journal.close().await;
+    let dir = bench.dir.clone();
+    drop(bench);
+    rusqlite::Connection::open(dir.path().join("journal.db"))
+        .unwrap()
+        .execute("UPDATE block SET body = x'00' WHERE first = 10", [])
+        .unwrap();
+    let bench = Bench::at(dir);
+    let vendor = Vendor::new(|_| status(204, ""));
+    let mut worker = bench.worker(&vendor).await;
+    bench.pass(&mut worker, 3_000).await;
+    let ledger = bench.ledger().await;
+    assert_eq!((ledger.delivered, ledger.pending), (20, 0));
+    assert_eq!(ledger.dead, [("damaged".to_owned(), 10)]);
+}
+
+#[tokio::test]
+async fn a_backlog_over_its_bytes_gives_up_the_oldest_and_no_more() {
+    let bench = Bench::new();
+    let vendor = Vendor::new(|_| status(503, ""));
+    for block in 0..20 {
+        bench
+            .post(block * 100..block * 100 + 100, "signup", "")
+            .await;
+    }
+    bench.journal.open_feed(ID, FeedStart::At(0)).await.unwrap();
+    let all = bench.journal.backlog_bytes(ID).await.unwrap();
+    let small = bench.integration(|integration| {
+        integration.paused = Some(Pause {
+            reason: "sale".into(),
+            since_ms: START,
+        });
+        integration.tuning.backlog_bytes = all / 4;
+    });
+    let mut worker = bench.worker_of(small, &vendor).await;
+    bench.pass(&mut worker, 60_000).await;
+    let ledger = bench.ledger().await;
+    assert!((450..=510).contains(&ledger.pending), "{}", ledger.pending);
+    assert_eq!(
+        ledger.skipped,
+        [("expired".to_owned(), 2_000 - ledger.pending)]
+    );
+}
+
+#[tokio::test]
+async fn fresh_events_and_replayed_ones_share_the_way() {
+    let bench = Bench::new();
+    let vendor = Vendor::new(|_| status(422, "no"));
+    let mut worker = bench.worker(&vendor).await;
+    bench.post(0..3_000, "signup", "").await;
+    // Whatever a 422 means to the vendor's blueprint, the events end among the dead.
+    bench.pass(&mut worker, 30_000).await;
+    let dead: u64 = bench.ledger().await.dead.iter().map(|(_, n)| n).sum();
+    assert_eq!(dead, 3_000);
+    bench
+        .journal
+        .replay("rep_1", DeadFilter::default(), 1e6)
+        .await
+        .unwrap();
+    bench.post(3_000..30_000, "signup", "").await;
+    vendor.taken();
+    vendor.now_says(|_| status(204, ""));
+    // Parked events are looked for every second; all of this would happen in no time.
+    bench.clock.advance(2_000);
+    bench.pass(&mut worker, 20_000).await;
+    let order: Vec<u64> = vendor.taken().iter().flat_map(users).collect();
+    assert_eq!(order.len(), 30_000);
+    let half = order.len() / 2;
+    let replayed_early = order[..half].iter().filter(|user| **user < 3_000).count();
+    let fresh_early = half - replayed_early;
+    assert!(
+        replayed_early > 1_000 && fresh_early > 1_000,
+        "{replayed_early} {fresh_early}"
+    );
+    assert_eq!(bench.ledger().await.delivered, 30_000);
 }

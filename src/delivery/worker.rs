@@ -40,6 +40,10 @@ const WINDOW_BYTES: usize = 16 << 20;
 /// Read from the journal at a time.
 const READ_BYTES: usize = 512 << 10;
 
+/// Chunks being mapped at once. Two keep a second core busy; their order among each other does not matter, as
+/// requests under way at once may be overtaken by one another too.
+const MAPPING_MAX: usize = 2;
+
 /// Parked records are looked for this often.
 const PARKED_EVERY_MS: Millis = 1_000;
 
@@ -94,6 +98,7 @@ struct Backlog {
 }
 
 /// What a step did.
+#[cfg(test)]
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Something moved; step again.
@@ -115,9 +120,12 @@ pub(super) struct Worker {
     settled_above: Vec<Range<Seq>>,
     reading: bool,
     staged: Option<Vec<crate::journal::Entry>>,
-    mapping: bool,
+    mapping: usize,
     parked_reading: bool,
+    /// Parked records in memory.
     parked_known: HashSet<Seq>,
+    /// … and those settled since the last reading began.
+    parked_settled: Vec<Seq>,
     parked_at_ms: Millis,
     settling: bool,
     checking_limits: bool,
@@ -149,9 +157,10 @@ impl Worker {
             settled_above: feed.settled_above.clone(),
             reading: false,
             staged: None,
-            mapping: false,
+            mapping: 0,
             parked_reading: false,
             parked_known: HashSet::new(),
+            parked_settled: Vec::new(),
             parked_at_ms: 0,
             settling: false,
             checking_limits: false,
@@ -237,7 +246,7 @@ impl Worker {
     fn wakes_ms(&self) -> Millis {
         [
             (!self.halted()).then(|| self.flow.wakes_ms()).flatten(),
-            (!self.halted()).then_some(self.parked_at_ms),
+            self.may_read_parked().then_some(self.parked_at_ms),
             Some(self.limits_at_ms),
         ]
         .into_iter()
@@ -299,9 +308,20 @@ impl Worker {
         }));
     }
 
+    fn may_read_parked(&self) -> bool {
+        !self.halted()
+            && !self.parked_reading
+            && self.mapping < MAPPING_MAX
+            && self.flow.wants_parked() > 0
+    }
+
     fn start_parked(&mut self, now_ms: Millis) {
         let room = self.flow.wants_parked();
-        if self.parked_reading || self.mapping || room == 0 || now_ms < self.parked_at_ms {
+        if self.parked_reading
+            || self.mapping >= MAPPING_MAX
+            || room == 0
+            || now_ms < self.parked_at_ms
+        {
             return;
         }
         self.parked_reading = true;
@@ -315,7 +335,7 @@ impl Worker {
     }
 
     fn start_mapping(&mut self) {
-        if self.mapping {
+        if self.mapping >= MAPPING_MAX {
             return;
         }
         let Some(entries) = self.staged.take() else {
@@ -326,7 +346,7 @@ impl Worker {
     }
 
     fn spawn_mapping(&mut self, map: impl FnOnce() -> Arrivals + Send + 'static) {
-        self.mapping = true;
+        self.mapping += 1;
         // JSON for hundreds of events takes milliseconds: off the threads that serve sockets.
         let task = tokio::task::spawn_blocking(map);
         self.work
@@ -437,9 +457,10 @@ impl Worker {
             Done::Parked(Ok(parked)) => {
                 self.parked_reading = false;
                 self.take_parked(parked);
+                self.forget_settled();
             }
             Done::Mapped(Some(arrivals)) => {
-                self.mapping = false;
+                self.mapping -= 1;
                 self.flow.absorb(arrivals, now_ms);
             }
             Done::Mapped(None) => {
@@ -452,9 +473,8 @@ impl Worker {
                 unparked,
             } => {
                 self.settling = false;
-                for seq in unparked {
-                    self.parked_known.remove(&seq);
-                }
+                self.parked_settled.extend(unparked);
+                self.forget_settled();
             }
             Done::Limits(Ok(backlog)) => {
                 self.checking_limits = false;
@@ -519,6 +539,16 @@ impl Worker {
             parts.push(from..span.end);
         }
         parts
+    }
+
+    /// Parked records settled may be parked (and read) again. But not while a reading is under way that may have
+    /// begun before they were settled: it would bring them back to life.
+    fn forget_settled(&mut self) {
+        if !self.parked_reading {
+            for seq in self.parked_settled.drain(..) {
+                self.parked_known.remove(&seq);
+            }
+        }
     }
 
     fn take_parked(&mut self, mut parked: Vec<Parked>) {
@@ -646,10 +676,8 @@ impl Worker {
         let unread = end.saturating_sub(self.read_pos.max(upto));
         if backlog.bytes > limit && records > 0 {
             // Blocks differ little in bytes per record: shares of records stand for shares of bytes.
-            let each = u128::from(backlog.bytes)
-                .div_ceil(u128::from(records))
-                .max(1);
-            let keep = u64::try_from(u128::from(limit) / each).unwrap_or(u64::MAX);
+            let keep = u128::from(limit) * u128::from(records) / u128::from(backlog.bytes);
+            let keep = u64::try_from(keep).unwrap_or(u64::MAX);
             if unread > keep {
                 upto = upto.max(end - keep);
             }
