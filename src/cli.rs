@@ -1,2 +1,4 @@
 //! cli
 pub mod token;
+
+pub mod blueprint;

@@ -8,11 +8,35 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::clock::Millis;
-use crate::event::Event;
 use crate::secret::Secret;
+
+mod builtin;
+mod compile;
+mod diagnostic;
+mod entry;
+mod eval;
+mod example;
+mod expr;
+mod formula;
+mod function;
+mod limit;
+mod plan;
+mod request;
+mod resolve;
+mod responses;
+mod settings;
+mod table;
+mod template;
+mod wire;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+use diagnostic::Faults;
+pub use example::event_of;
+pub use plan::{OnceMark, OncePlan, Plan, RequestPlan, TableSource};
+pub use table::Table;
 
 /// One remark on a blueprint, with its place (lines and columns count from 1, columns in characters).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
@@ -47,7 +71,18 @@ pub enum Severity {
 
 /// A blueprint that checked clean, not yet bound to an integration's config. Cheap to share by `Arc`.
 #[derive(Debug)]
-pub struct Blueprint {}
+pub struct Blueprint {
+    vendor: String,
+    variant: String,
+    title: String,
+    about: String,
+    category: String,
+    fields: Vec<Field>,
+    tables: Vec<compile::TableDef>,
+    entries: entry::Entries,
+    requests: Vec<wire::RequestDef>,
+    examples: Vec<example::Example>,
+}
 
 /// One field the installer asks for.
 #[derive(Debug, Clone)]
@@ -112,38 +147,6 @@ pub struct FieldFault {
     pub message: String,
 }
 
-/// A blueprint bound to an integration's config: ready to map.
-#[derive(Debug)]
-pub struct Plan {}
-
-/// A table to be read from a URL.
-#[derive(Debug, Clone)]
-pub struct TableSource {
-    /// Name in the blueprint.
-    pub name: String,
-    /// Where its document is (may hold a secret: never log it).
-    pub url: Secret,
-    /// How often to read it.
-    pub refresh: Duration,
-    /// How long an item may wait for a missing key, zero = not at all.
-    pub hold: Duration,
-}
-
-/// What the requests of a plan are.
-#[derive(Debug, Clone)]
-pub struct RequestPlan {
-    /// Name in the blueprint.
-    pub name: String,
-    /// Items go out together.
-    pub batched: bool,
-    /// Most items in one request (1 when not batched).
-    pub items_max: usize,
-    /// Most bytes in one body.
-    pub bytes_max: usize,
-    /// How long the first item waits for company.
-    pub wait: Duration,
-}
-
 /// What an event becomes.
 #[derive(Debug, Clone)]
 pub enum Mapping {
@@ -167,18 +170,36 @@ pub struct Part {
 /// What became of a part.
 #[derive(Debug, Clone)]
 pub enum PartResult {
-    /// An item, as JSON bytes. `group` is the value of `batch.by`: items of different groups never share a request.
-    Item { json: Vec<u8>, group: u64 },
-    /// Not sent. `reason` comes from a small closed set per blueprint (`entity_id is missing`): a metric label.
-    Skipped { reason: String },
-    /// Not to be sent as it is: refused with a reason (`limits … over: reject`, a 16-digit amount). Dead letter.
-    Refused { reason: String, detail: String },
+    /// An item, as JSON bytes.
+    Item {
+        /// The bytes; opaque where an unbatched request uses the event around its item.
+        json: Vec<u8>,
+        /// The value of `batch.by`: items of different groups never share a request.
+        group: u64,
+    },
+    /// Not sent.
+    Skipped {
+        /// From a small closed set per blueprint (`entity_id is missing`): a metric label.
+        reason: String,
+    },
+    /// Not to be sent as it is: a limit with `over: reject`, a 16-digit amount. Dead letter.
+    Refused {
+        /// Stable short code, or the limit's path and name: a metric label.
+        reason: String,
+        /// Field, value and what is wrong.
+        detail: String,
+    },
     /// A remote table lacks a key that is required: wait for the table, then give up with this sentence.
     Held {
+        /// Name of the table.
         table: String,
+        /// The key it lacks.
         key: String,
+        /// `unknown_` and what the key is (`unknown_event_key`), or `document_not_read`: a metric label.
         reason: String,
+        /// Names the key and, when there is one, the near one.
         detail: String,
+        /// How long to wait.
         hold: Duration,
     },
 }
@@ -248,39 +269,6 @@ pub struct Tables {
     pub tables: BTreeMap<String, std::sync::Arc<Table>>,
 }
 
-/// Rows read from a document. Remembers values it had before, so that an event accepted while a row was
-/// there still finds it.
-#[derive(Debug, Clone, Default)]
-pub struct Table {}
-
-#[expect(unused_variables, clippy::todo, missing_docs, reason = "skeleton")]
-impl Table {
-    /// The table's rows of a document. `name` as in [`TableSource::name`].
-    pub fn read(plan: &Plan, name: &str, document: &Value) -> Result<Self, String> {
-        todo!()
-    }
-    /// This table after a newer reading at `now_ms`: rows gone or changed stay findable for events accepted before.
-    #[must_use]
-    pub fn updated(&self, newer: Self, now_ms: Millis) -> Self {
-        todo!()
-    }
-    /// The value beside `key` for an event accepted at `at_ms`.
-    pub fn get(&self, key: &str, at_ms: Millis) -> Option<&Value> {
-        todo!()
-    }
-    /// A key that differs from `key` only in case, or by a slip.
-    pub fn near(&self, key: &str) -> Option<String> {
-        todo!()
-    }
-    /// JSON to keep on disk, history included; and back.
-    pub fn to_json(&self) -> Value {
-        todo!()
-    }
-    pub fn from_json(json: &Value) -> Result<Self, String> {
-        todo!()
-    }
-}
-
 /// What [`check`] found.
 #[derive(Debug)]
 pub struct Checked {
@@ -312,103 +300,64 @@ pub struct FieldTrace {
 
 /// Reads and checks a blueprint, YAML or JSON, its examples included. All faults at once.
 #[must_use]
-#[expect(unused_variables, clippy::todo, reason = "skeleton")]
 pub fn check(text: &str) -> Checked {
-    todo!()
+    let mut faults = Faults::default();
+    let blueprint = yaml::read(text, &mut faults)
+        .and_then(|root| compile::compile(text, &root, &mut faults))
+        .inspect(|blueprint| blueprint.check_examples(&mut faults))
+        .filter(|_| !faults.any_error());
+    Checked {
+        blueprint,
+        diagnostics: faults.finish(text),
+    }
 }
 
 /// The remarks as text with the lines they are about, for terminals without colours.
 #[must_use]
-#[expect(unused_variables, clippy::todo, reason = "skeleton")]
 pub fn render(file: &str, text: &str, diagnostics: &[Diagnostic]) -> String {
-    todo!()
+    diagnostic::render(file, text, diagnostics)
 }
 
-#[expect(unused_variables, clippy::todo, missing_docs, reason = "skeleton")]
 impl Blueprint {
+    /// The vendor it is for: `optimizely`.
+    #[must_use]
     pub fn vendor(&self) -> &str {
-        todo!()
+        &self.vendor
     }
-    pub fn variant(&self) -> &str {
-        todo!()
-    }
-    pub fn title(&self) -> &str {
-        todo!()
-    }
-    pub fn about(&self) -> &str {
-        todo!()
-    }
-    /// For the library, e.g. `Analytics`.
-    pub fn category(&self) -> &str {
-        todo!()
-    }
-    pub fn fields(&self) -> &[Field] {
-        todo!()
-    }
-    /// Reads entered JSON values into a config: unknown, missing and wrong-typed fields all at once, under `path`.
-    pub fn read_config(
-        &self,
-        entered: &serde_json::Map<String, Value>,
-        path: &str,
-    ) -> Result<Config, Vec<FieldFault>> {
-        todo!()
-    }
-    /// Fills in the config. Faults: addresses that are not https (unless `insecure_ok(url)`), CR/LF or non-ASCII
-    /// where a header or URL is made.
-    pub fn bind(
-        &self,
-        config: &Config,
-        insecure_ok: &dyn Fn(&str) -> bool,
-    ) -> Result<Plan, Vec<FieldFault>> {
-        todo!()
-    }
-    pub fn run_examples(&self) -> Vec<ExampleResult> {
-        todo!()
-    }
-}
 
-#[expect(unused_variables, clippy::todo, missing_docs, reason = "skeleton")]
-impl Plan {
-    pub fn tables(&self) -> &[TableSource] {
-        todo!()
+    /// Which of the vendor's blueprints it is: `default`.
+    #[must_use]
+    pub fn variant(&self) -> &str {
+        &self.variant
     }
-    pub fn requests(&self) -> &[RequestPlan] {
-        todo!()
+
+    /// Its name for people.
+    #[must_use]
+    pub fn title(&self) -> &str {
+        &self.title
     }
-    pub fn map(&self, event: &Event, tables: &Tables) -> Mapping {
-        todo!()
+
+    /// What it does, in a sentence.
+    #[must_use]
+    pub fn about(&self) -> &str {
+        &self.about
     }
-    /// As `map`, and for every field of every item the line that made it (slow: for people).
-    pub fn map_traced(&self, event: &Event, tables: &Tables) -> (Mapping, Vec<Vec<FieldTrace>>) {
-        todo!()
+
+    /// For the library, e.g. `Analytics`.
+    #[must_use]
+    pub fn category(&self) -> &str {
+        &self.category
     }
-    /// Items may share a request only while this stays the same (envelope values such as the datafile's revision).
-    pub fn envelope_key(&self, request: usize, tables: &Tables) -> u64 {
-        todo!()
-    }
-    /// Bytes of the body around the items.
-    pub fn envelope_bytes(&self, request: usize, tables: &Tables) -> usize {
-        todo!()
-    }
-    /// `items` are JSON bytes made by `map`. Not batched: exactly one item.
-    pub fn assemble(
-        &self,
-        request: usize,
-        items: &[&[u8]],
-        tables: &Tables,
-    ) -> Result<Request, String> {
-        todo!()
-    }
-    /// Reads a reply by the blueprint's `responses`, else by the common rules:
-    /// 2xx delivered; 400, 413 bisect (reject when single); 408, 425, 429, 5xx retry; 401, 403, 404, 3xx, other pause;
-    /// 422 and other 4xx named in the blueprint reject.
-    pub fn verdict(&self, request: usize, reply: &Reply<'_>) -> Verdict {
-        todo!()
+
+    /// What the installer asks for.
+    #[must_use]
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
     }
 }
 
 /// The blueprints shipped in the binary: (path such as `optimizely/default`, text).
 #[must_use]
 pub fn builtin() -> &'static [(&'static str, &'static str)] {
-    &[]
+    builtin::SHIPPED
 }

@@ -1,0 +1,7 @@
+//! The blueprints that come with the binary.
+
+/// (path such as `optimizely/default`, text)
+pub(super) const SHIPPED: &[(&str, &str)] = &[(
+    "optimizely/default",
+    include_str!("../../blueprints/optimizely/default.yaml"),
+)];

@@ -1,0 +1,215 @@
+//! A vendor's limits on fields: cut, leave out, or refuse the item.
+//!
+//! A limit is on a path in the item (`properties.*`); it looks at the JSON just written for that path.
+
+use serde_json::Value;
+
+use super::eval::{Val, read_time};
+use crate::clock::Millis;
+
+/// What a vendor says of one field.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Limit {
+    /// Most characters of a text.
+    pub(crate) max_chars: Option<usize>,
+    /// Most bytes, as JSON; of a text without its quotes.
+    pub(crate) max_bytes: Option<usize>,
+    /// Most items of a list or fields of a group.
+    pub(crate) max_items: Option<usize>,
+    /// How long a time may lie before the event's arrival, in milliseconds.
+    pub(crate) max_age_ms: Option<i64>,
+    pub(crate) over: OverRule,
+}
+
+/// What is done with a value that is over a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum OverRule {
+    /// Cut it, when it can be cut; else leave it out.
+    #[default]
+    Cut,
+    Omit,
+    Reject,
+}
+
+/// What a limit did.
+#[derive(Debug)]
+pub(crate) enum Over {
+    Cut(String),
+    Omit(String),
+    /// (name of the limit, what is wrong)
+    Reject(&'static str, String),
+}
+
+/// A path and what is said of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern {
+    pub(crate) text: String,
+    pub(crate) steps: Vec<String>,
+    pub(crate) limit: Limit,
+}
+
+/// The limits that may still apply below where we are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits<'l> {
+    /// Each with the number of steps already taken.
+    found: &'l [(&'l Pattern, usize)],
+    pub(crate) received_at_ms: Millis,
+}
+
+/// The limits that apply at or below one step further.
+#[derive(Debug)]
+pub(crate) struct Below<'l> {
+    found: Vec<(&'l Pattern, usize)>,
+    received_at_ms: Millis,
+}
+
+impl<'l> Limits<'l> {
+    pub(crate) const NONE: Limits<'static> = Limits {
+        found: &[],
+        received_at_ms: 0,
+    };
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.found.is_empty()
+    }
+
+    pub(crate) fn below(self, name: &str) -> Below<'l> {
+        self.next(|step| step == "*" || step == name)
+    }
+
+    pub(crate) fn below_at(self, at: usize) -> Below<'l> {
+        self.next(|step| step == "*" || step.parse() == Ok(at))
+    }
+
+    fn next(self, fits: impl Fn(&str) -> bool) -> Below<'l> {
+        // No allocation where there are no limits.
+        let found = self
+            .found
+            .iter()
+            .filter(|(pattern, taken)| pattern.steps.get(*taken).is_some_and(|step| fits(step)))
+            .map(|(pattern, taken)| (*pattern, taken + 1))
+            .collect();
+        Below {
+            found,
+            received_at_ms: self.received_at_ms,
+        }
+    }
+}
+
+impl<'l> Below<'l> {
+    /// All limits of a request, at the top of an item.
+    pub(crate) fn top(patterns: &'l [Pattern], received_at_ms: Millis) -> Self {
+        Self {
+            found: patterns.iter().map(|pattern| (pattern, 0)).collect(),
+            received_at_ms,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits<'_> {
+        Limits {
+            found: &self.found,
+            received_at_ms: self.received_at_ms,
+        }
+    }
+
+    /// Those whose path ends here.
+    pub(crate) fn ending(&self) -> impl Iterator<Item = (&'l str, &'l Limit)> {
+        self.found
+            .iter()
+            .filter(|(pattern, taken)| pattern.steps.len() == *taken)
+            .map(|(pattern, _)| (pattern.text.as_str(), &pattern.limit))
+    }
+}
+
+impl Limit {
+    /// Looks at the JSON in `out[start..]`; changes it when it is to be cut.
+    pub(crate) fn apply(
+        &self,
+        out: &mut Vec<u8>,
+        start: usize,
+        received_at_ms: Millis,
+    ) -> Option<Over> {
+        let json = out.get(start..)?;
+        let text = json.first() == Some(&b'"');
+        let length = if text { json.len() - 2 } else { json.len() };
+        // The JSON of a text is never shorter than the text: most values pass here.
+        let chars = text && self.max_chars.is_some_and(|most| length > most);
+        let bytes = self.max_bytes.is_some_and(|most| length > most);
+        if !chars && !bytes && self.max_items.is_none() && self.max_age_ms.is_none() {
+            return None;
+        }
+        let value: Value = serde_json::from_slice(json).ok()?;
+        let (kind, what, cut) = self.find(&value, json.len(), received_at_ms)?;
+        Some(match (self.over, cut) {
+            (OverRule::Reject, _) => Over::Reject(kind, what),
+            (OverRule::Cut, Some(cut)) => {
+                out.truncate(start);
+                out.extend_from_slice(cut.to_string().as_bytes());
+                Over::Cut(format!("{what}; it was cut"))
+            }
+            _ => Over::Omit(format!("{what}; it was left out")),
+        })
+    }
+
+    /// The first limit it is over: its name, what is wrong, and the value cut to it.
+    fn find(
+        &self,
+        value: &Value,
+        json_bytes: usize,
+        received_at_ms: Millis,
+    ) -> Option<(&'static str, String, Option<Value>)> {
+        if let (Value::String(text), Some(most)) = (value, self.max_chars) {
+            let chars = text.chars().count();
+            if chars > most {
+                let cut = text.chars().take(most).collect();
+                let what = format!("it has {chars} characters, the limit is {most}");
+                return Some(("max_chars", what, Some(Value::String(cut))));
+            }
+        }
+        if let Some(most) = self.max_bytes {
+            let (bytes, cut) = match value {
+                Value::String(text) => {
+                    let cut = &text[..super::yaml::floor(text, most)];
+                    (text.len(), Some(Value::String(cut.to_owned())))
+                }
+                _ => (json_bytes, None),
+            };
+            if bytes > most {
+                let what = format!("it has {bytes} bytes, the limit is {most}");
+                return Some(("max_bytes", what, cut));
+            }
+        }
+        if let Some(most) = self.max_items {
+            let (items, cut) = match value {
+                Value::Array(items) => (
+                    items.len(),
+                    Some(items.iter().take(most).cloned().collect()),
+                ),
+                Value::Object(members) => (
+                    members.len(),
+                    Some(Value::Object(
+                        members
+                            .iter()
+                            .take(most)
+                            .map(|(key, value)| (key.clone(), value.clone()))
+                            .collect(),
+                    )),
+                ),
+                _ => (0, None),
+            };
+            if items > most {
+                let what = format!("it has {items} items, the limit is {most}");
+                return Some(("max_items", what, cut));
+            }
+        }
+        if let Some(most) = self.max_age_ms
+            && let Some(at) = read_time(&Val::Json(value))
+            && received_at_ms.saturating_sub(at) > most
+        {
+            let days = received_at_ms.saturating_sub(at) / 86_400_000;
+            let what = format!("it lay {days} days back when the event arrived");
+            return Some(("max_age", what, None));
+        }
+        None
+    }
+}

@@ -1,0 +1,1 @@
+//! `aqueduct check` and `aqueduct try`: blueprints from the command line.
