@@ -17,9 +17,7 @@ use crate::blueprint::Tables;
 use crate::clock::{ManualClock, SharedClock};
 use crate::delivery::status::Status;
 use crate::journal::store::sqlite::SqliteStore;
-use crate::journal::{
-    DeadLetter, FeedStart, Journal, Options, Outcome, Record, Settle, Tally,
-};
+use crate::journal::{DeadLetter, FeedStart, Journal, Options, Outcome, Record, Settle, Tally};
 use crate::logbook::Logbook;
 use crate::registry::audit::Actor;
 use crate::registry::checks::{Checks, DocumentCheck, DocumentFault};
@@ -129,15 +127,8 @@ impl Api {
             builtin: crate::blueprint::builtin(),
         };
         let ring = KeyRing::load(dir.path(), None, &random).unwrap();
-        let (registry, _) = Registry::open(
-            dir.path(),
-            ring,
-            &given,
-            Arc::clone(&clock),
-            random,
-            checks,
-        )
-        .unwrap();
+        let (registry, _) =
+            Registry::open(dir.path(), ring, &given, Arc::clone(&clock), random, checks).unwrap();
         let delivery = Arc::new(Idle::default());
         let router = router(Parts {
             registry: registry.clone(),
@@ -219,11 +210,7 @@ impl Api {
     /// The faults of a refused install, as (field, code), in order of their fields.
     async fn refused_install(&self, body: Value) -> BTreeMap<String, String> {
         let (status, answer) = self
-            .call(
-                "POST",
-                "integration-catalog/optimizely/install",
-                Some(body),
-            )
+            .call("POST", "integration-catalog/optimizely/install", Some(body))
             .await;
         assert_eq!(status, 422, "{answer}");
         assert!(!answer.to_string().contains(SDK_KEY), "{answer}");
@@ -281,7 +268,10 @@ async fn the_seeds_install_works_as_it_stands() {
     assert_eq!(list["data"][0]["id"], id);
     assert_eq!(list["has_more"], false);
     let ledger = api.ok("GET", "ledger", None).await;
-    assert_eq!((&ledger["balanced"], &ledger["data"][0]["integration"]), (&json!(true), &json!(id)));
+    assert_eq!(
+        (&ledger["balanced"], &ledger["data"][0]["integration"]),
+        (&json!(true), &json!(id))
+    );
 }
 
 #[tokio::test]
@@ -343,7 +333,8 @@ async fn all_bad_fields_come_at_once_and_nothing_is_installed() {
     assert!(api.registry.picture().integrations.is_empty());
     assert!(api.journal.ledger().await.unwrap().is_empty());
     assert_eq!(
-        api.refused_install(json!({ "name": "x", "config": [] })).await["config"],
+        api.refused_install(json!({ "name": "x", "config": [] }))
+            .await["config"],
         "wrong_type"
     );
 }
@@ -369,9 +360,15 @@ async fn a_datafile_is_looked_at_before_anything_is_stored() {
 
     *api.documents.0.lock() = Err(DocumentFault::Status(403));
     let found = api.refused_install(seed_body()).await;
-    assert_eq!(found, faults(&[("config.datafile_url", "document_refused")]));
+    assert_eq!(
+        found,
+        faults(&[("config.datafile_url", "document_refused")])
+    );
     let mut without = seed_body();
-    without["config"].as_object_mut().unwrap().shift_remove("datafile_url");
+    without["config"]
+        .as_object_mut()
+        .unwrap()
+        .shift_remove("datafile_url");
     assert_eq!(
         api.refused_install(without).await,
         faults(&[("config.sdk_key", "document_refused")])
@@ -448,7 +445,11 @@ async fn every_call_takes_exactly_the_roles_it_names() {
         tokens.push((Some(role), token.expose().to_owned()));
     }
     let revoked = api
-        .ok("POST", "tokens", Some(json!({ "name": "x", "role": "admin" })))
+        .ok(
+            "POST",
+            "tokens",
+            Some(json!({ "name": "x", "role": "admin" })),
+        )
         .await;
     let path = format!("tokens/{}", revoked["id"].as_str().unwrap());
     api.ok("DELETE", &path, None).await;
@@ -475,7 +476,10 @@ async fn every_call_takes_exactly_the_roles_it_names() {
                         assert_eq!(status, 403, "{method} {path} as {role:?}");
                     }
                     Some(role) => {
-                        assert!(![401, 403, 405].contains(&status), "{method} {path} as {role:?}");
+                        assert!(
+                            ![401, 403, 405].contains(&status),
+                            "{method} {path} as {role:?}"
+                        );
                     }
                 }
                 cells += 1;
@@ -491,12 +495,24 @@ async fn every_call_takes_exactly_the_roles_it_names() {
 async fn secrets_are_in_no_answer_and_not_in_the_files() {
     let api = Api::new();
     let id = api.installed().await;
-    let source = api.ok("POST", "sources", Some(json!({ "name": "web" }))).await;
+    let source = api
+        .ok("POST", "sources", Some(json!({ "name": "web" })))
+        .await;
     let key = source["write_key"].as_str().unwrap().to_owned();
     let token = api
-        .ok("POST", "tokens", Some(json!({ "name": "ci", "role": "viewer" })))
+        .ok(
+            "POST",
+            "tokens",
+            Some(json!({ "name": "ci", "role": "viewer" })),
+        )
         .await;
-    let token = token["token"].as_str().unwrap().rsplit_once('_').unwrap().1.to_owned();
+    let token = token["token"]
+        .as_str()
+        .unwrap()
+        .rsplit_once('_')
+        .unwrap()
+        .1
+        .to_owned();
     let new_key = "another_sdk_key_0815";
     api.ok(
         "PATCH",
@@ -551,12 +567,20 @@ async fn blueprints_have_revisions_and_a_bad_one_never_runs() {
     let text = first["text"].as_str().unwrap();
     let second = text.replace("title: Optimizely", "title: Our Optimizely");
     let answer = api
-        .ok("PUT", &path, Some(json!({ "text": second, "note": "our own title" })))
+        .ok(
+            "PUT",
+            &path,
+            Some(json!({ "text": second, "note": "our own title" })),
+        )
         .await;
     assert_eq!(answer["blueprint_revision"], 2);
 
     let (status, answer) = api
-        .call("PUT", &path, Some(json!({ "text": "blueprint: optimizely/default\ntrack: 5\n" })))
+        .call(
+            "PUT",
+            &path,
+            Some(json!({ "text": "blueprint: optimizely/default\ntrack: 5\n" })),
+        )
         .await;
     assert_eq!((status, &answer["code"]), (422, &json!("blueprint_faults")));
     assert!(answer["diagnostics"][0]["line"].is_u64(), "{answer}");
@@ -575,21 +599,39 @@ async fn blueprints_have_revisions_and_a_bad_one_never_runs() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|row| (row["revision"].as_u64().unwrap(), row["in_use"].as_bool().unwrap()))
+        .map(|row| {
+            (
+                row["revision"].as_u64().unwrap(),
+                row["in_use"].as_bool().unwrap(),
+            )
+        })
         .collect();
     assert_eq!(numbers, [(3, true), (2, false), (1, false)]);
     let third = api.ok("GET", &format!("{path}/revisions/3"), None).await;
-    assert_eq!((&third["text"], &third["author"]), (&first["text"], &json!("adm_setting")));
+    assert_eq!(
+        (&third["text"], &third["author"]),
+        (&first["text"], &json!("adm_setting"))
+    );
     let (status, _) = api
-        .call("POST", &format!("{path}/rollback"), Some(json!({ "revision": 9 })))
+        .call(
+            "POST",
+            &format!("{path}/rollback"),
+            Some(json!({ "revision": 9 })),
+        )
         .await;
     assert_eq!(status, 404);
 
     let checked = api
-        .ok("POST", "blueprints/check", Some(json!({ "text": "nonsense: 1" })))
+        .ok(
+            "POST",
+            "blueprints/check",
+            Some(json!({ "text": "nonsense: 1" })),
+        )
         .await;
     assert_eq!(checked["ok"], false);
-    let tested = api.ok("POST", "blueprints/test", Some(json!({ "text": text }))).await;
+    let tested = api
+        .ok("POST", "blueprints/test", Some(json!({ "text": text })))
+        .await;
     assert_eq!(tested["ok"], true, "{tested}");
     assert!(!tested["examples"].as_array().unwrap().is_empty());
 }
@@ -597,28 +639,48 @@ async fn blueprints_have_revisions_and_a_bad_one_never_runs() {
 #[tokio::test]
 async fn two_keys_live_while_rotating() {
     let api = Api::new();
-    let made = api.ok("POST", "sources", Some(json!({ "name": "web", "rate": 50 }))).await;
+    let made = api
+        .ok(
+            "POST",
+            "sources",
+            Some(json!({ "name": "web", "rate": 50 })),
+        )
+        .await;
     let id = made["id"].as_str().unwrap().to_owned();
     let mut keys = vec![made["write_key"].as_str().unwrap().to_owned()];
     for _ in 0..2 {
-        let answer = api.ok("POST", &format!("sources/{id}/rotate-key"), None).await;
+        let answer = api
+            .ok("POST", &format!("sources/{id}/rotate-key"), None)
+            .await;
         assert_eq!(answer["keys"].as_array().unwrap().len(), 2);
         keys.push(answer["write_key"].as_str().unwrap().to_owned());
     }
     let live = |key: &str| {
         let hash = crate::registry::picture::sha256(key);
-        api.registry.view().load().sources_by_key.contains_key(&hash)
+        api.registry
+            .view()
+            .load()
+            .sources_by_key
+            .contains_key(&hash)
     };
-    assert_eq!(keys.iter().map(|key| live(key)).collect::<Vec<_>>(), [false, true, true]);
+    assert_eq!(
+        keys.iter().map(|key| live(key)).collect::<Vec<_>>(),
+        [false, true, true]
+    );
     let shown = api.ok("GET", &format!("sources/{id}"), None).await;
     assert!(shown.get("write_key").is_none());
     let old = shown["keys"][0]["id"].as_str().unwrap();
-    api.ok("DELETE", &format!("sources/{id}/keys/{old}"), None).await;
-    assert_eq!(keys.iter().map(|key| live(key)).collect::<Vec<_>>(), [false, false, true]);
+    api.ok("DELETE", &format!("sources/{id}/keys/{old}"), None)
+        .await;
+    assert_eq!(
+        keys.iter().map(|key| live(key)).collect::<Vec<_>>(),
+        [false, false, true]
+    );
 
     let mut body = seed_body();
     body["sources"] = json!([id]);
-    api.ok("POST", "integration-catalog/optimizely/install", Some(body)).await;
+    api.ok("POST", "integration-catalog/optimizely/install", Some(body))
+        .await;
     let (status, answer) = api.call("DELETE", &format!("sources/{id}"), None).await;
     assert_eq!((status, &answer["code"]), (409, &json!("source_in_use")));
 }
@@ -639,22 +701,66 @@ async fn every_error_is_a_problem_document() {
     let json = Some("application/json");
     let long = format!("{{\"name\":\"{}\"}}", "x".repeat(2 << 20));
     for (status, code, request) in [
-        (404, "not_found", request("GET", "/v1/admin/nothing", None, "")),
-        (405, "method_not_allowed", request("PUT", "/v1/admin/sources", json, "{}")),
-        (415, "unsupported_media_type", request("POST", "/v1/admin/sources", None, "{}")),
-        (400, "malformed_json", request("POST", "/v1/admin/sources", json, "{\"name\":")),
-        (422, "invalid_fields", request("POST", "/v1/admin/sources", json, "{\"nam\":1}")),
-        (413, "body_too_large", request("POST", "/v1/admin/sources", json, &long)),
-        (422, "invalid_query", request("GET", "/v1/admin/sources?page=2", None, "")),
-        (422, "invalid_fields", request("GET", "/v1/admin/sources?limit=101", None, "")),
-        (501, "not_available_yet", request("GET", "/v1/admin/events/live", None, "")),
+        (
+            404,
+            "not_found",
+            request("GET", "/v1/admin/nothing", None, ""),
+        ),
+        (
+            405,
+            "method_not_allowed",
+            request("PUT", "/v1/admin/sources", json, "{}"),
+        ),
+        (
+            415,
+            "unsupported_media_type",
+            request("POST", "/v1/admin/sources", None, "{}"),
+        ),
+        (
+            400,
+            "malformed_json",
+            request("POST", "/v1/admin/sources", json, "{\"name\":"),
+        ),
+        (
+            422,
+            "invalid_fields",
+            request("POST", "/v1/admin/sources", json, "{\"nam\":1}"),
+        ),
+        (
+            413,
+            "body_too_large",
+            request("POST", "/v1/admin/sources", json, &long),
+        ),
+        (
+            422,
+            "invalid_query",
+            request("GET", "/v1/admin/sources?page=2", None, ""),
+        ),
+        (
+            422,
+            "invalid_fields",
+            request("GET", "/v1/admin/sources?limit=101", None, ""),
+        ),
+        (
+            501,
+            "not_available_yet",
+            request("GET", "/v1/admin/events/live", None, ""),
+        ),
         (501, "not_available_yet", request("GET", "/docs", None, "")),
-        (400, "bad_request", request("GET", "/v1/admin/sources/%ff", None, "")),
+        (
+            400,
+            "bad_request",
+            request("GET", "/v1/admin/sources/%ff", None, ""),
+        ),
     ] {
         let uri = request.uri().clone();
         let (found, headers, text) = api.raw(request).await;
         let problem: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((found.as_u16(), problem["code"].as_str()), (status, Some(code)), "{uri}: {text}");
+        assert_eq!(
+            (found.as_u16(), problem["code"].as_str()),
+            (status, Some(code)),
+            "{uri}: {text}"
+        );
         assert_eq!(headers.contains_key("allow"), status == 405);
     }
 }
@@ -664,23 +770,52 @@ async fn every_change_is_written_down_and_so_is_every_refusal() {
     let api = Api::new();
     let id = api.installed().await;
     api.refused_install(json!({})).await;
-    api.ok("POST", &format!("integrations/{id}/pause"), Some(json!({ "reason": "holiday" }))).await;
+    api.ok(
+        "POST",
+        &format!("integrations/{id}/pause"),
+        Some(json!({ "reason": "holiday" })),
+    )
+    .await;
     let paused = api.ok("GET", &format!("integrations/{id}"), None).await;
-    assert_eq!((&paused["status"]["state"], &paused["paused"]["reason"]), (&json!("paused"), &json!("holiday")));
-    api.ok("POST", &format!("integrations/{id}/resume"), None).await;
+    assert_eq!(
+        (&paused["status"]["state"], &paused["paused"]["reason"]),
+        (&json!("paused"), &json!("holiday"))
+    );
+    api.ok("POST", &format!("integrations/{id}/resume"), None)
+        .await;
     assert_eq!(*api.delivery.0.lock(), [id.as_str()]);
     let test = format!("integrations/{id}/test");
     assert_eq!(api.ok("POST", &test, None).await["delivered"], true);
-    assert_eq!(api.call("POST", &test, Some(json!({ "event": "impossible" }))).await.0, 422);
-    let viewer = api.registry.create_token(&Actor::cli(), "v", Role::Viewer, None).await.unwrap();
-    api.as_token(viewer.expose(), "DELETE", &format!("integrations/{id}"), None).await;
+    assert_eq!(
+        api.call("POST", &test, Some(json!({ "event": "impossible" })))
+            .await
+            .0,
+        422
+    );
+    let viewer = api
+        .registry
+        .create_token(&Actor::cli(), "v", Role::Viewer, None)
+        .await
+        .unwrap();
+    api.as_token(
+        viewer.expose(),
+        "DELETE",
+        &format!("integrations/{id}"),
+        None,
+    )
+    .await;
 
     let audit = api.ok("GET", "audit?limit=8", None).await;
     let deeds: Vec<_> = audit["data"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|row| (row["action"].as_str().unwrap(), row["result"].as_str().unwrap()))
+        .map(|row| {
+            (
+                row["action"].as_str().unwrap(),
+                row["result"].as_str().unwrap(),
+            )
+        })
         .collect();
     assert_eq!(
         deeds,
@@ -705,7 +840,8 @@ async fn every_change_is_written_down_and_so_is_every_refusal() {
 async fn accepted(api: &Api, message_id: &str) -> u64 {
     let source = api.registry.picture().sources[0].source.id.clone();
     let posted = json!({ "type": "track", "event": "signup", "userId": "u", "source": source,
-                         "messageId": message_id, "properties": { "total": 89.990 } });
+                         "messageId": message_id,
+                         "properties": serde_json::from_str::<Value>(r#"{ "total": 89.990 }"#).unwrap() });
     let event = super::story::event_as_posted(posted.as_object().unwrap().clone(), 5).unwrap();
     let record = Record {
         fingerprint: api.journal.fingerprint(&source, message_id),
@@ -724,13 +860,27 @@ async fn an_events_story_its_dead_letter_and_its_replay() {
     let event = &story["events"][0];
     assert_eq!(event["event"]["properties"]["total"].to_string(), "89.990");
     let chapter = &event["integrations"][0];
-    assert_eq!((&chapter["integration"], &chapter["outcome"]), (&json!(id), &json!("pending")));
-    assert_eq!(chapter["mapping"]["requests"][0]["request"], "conversion", "{chapter}");
+    assert_eq!(
+        (&chapter["integration"], &chapter["outcome"]),
+        (&json!(id), &json!("pending"))
+    );
+    assert_eq!(
+        chapter["mapping"]["requests"][0]["request"], "conversion",
+        "{chapter}"
+    );
     assert_eq!(api.call("GET", "events/m-2", None).await.0, 404);
 
-    let (status, answer) = api.call("DELETE", &format!("integrations/{id}"), None).await;
+    let (status, answer) = api
+        .call("DELETE", &format!("integrations/{id}"), None)
+        .await;
     assert_eq!((status, &answer["code"]), (409, &json!("not_empty")));
-    assert!(answer["message"].as_str().unwrap().starts_with("1 events wait"), "{answer}");
+    assert!(
+        answer["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("1 events wait"),
+        "{answer}"
+    );
 
     let entry = api.journal.get(seq).await.unwrap().unwrap();
     let dead = DeadLetter {
@@ -748,40 +898,93 @@ async fn an_events_story_its_dead_letter_and_its_replay() {
     let settle = Settle {
         feed: id.clone(),
         done: vec![seq..seq + 1],
-        tallies: vec![Tally { outcome: Outcome::Dead, reason: "rejected".to_owned(), n: 1 }],
+        tallies: vec![Tally {
+            outcome: Outcome::Dead,
+            reason: "rejected".to_owned(),
+            n: 1,
+        }],
         dead: vec![dead],
         ..Settle::default()
     };
     api.journal.settle(settle).await.unwrap();
-    let letters = api.ok("GET", &format!("dead-letters?integration={id}"), None).await;
+    let letters = api
+        .ok("GET", &format!("dead-letters?integration={id}"), None)
+        .await;
     let letter = &letters["data"][0];
-    assert_eq!((&letter["message_id"], &letter["status"], &letter["answer"]), (&json!("m-1"), &json!(400), &json!("bad visitor …")));
+    assert_eq!(
+        (&letter["message_id"], &letter["status"], &letter["answer"]),
+        (&json!("m-1"), &json!(400), &json!("bad visitor …"))
+    );
     let story = api.ok("GET", "events/m-1", None).await;
     let chapter = &story["events"][0]["integrations"][0];
-    assert_eq!((&chapter["outcome"], &chapter["reason"]), (&json!("dead"), &json!("rejected")));
+    assert_eq!(
+        (&chapter["outcome"], &chapter["reason"]),
+        (&json!("dead"), &json!("rejected"))
+    );
 
     let filter = |dry_run: bool| json!({ "integration": id, "ids": [letter["id"]], "dry_run": dry_run, "rate": 0.5 });
-    let dry = api.ok("POST", "dead-letters/replay", Some(filter(true))).await;
-    assert_eq!((&dry["matched"], &dry["state"], &dry["id"]), (&json!(1), &json!("counted"), &Value::Null));
-    let (status, replay) = api.call("POST", "dead-letters/replay", Some(filter(false))).await;
-    assert_eq!((status, &replay["state"], &replay["waiting"]), (202, &json!("running"), &json!(1)), "{replay}");
+    let dry = api
+        .ok("POST", "dead-letters/replay", Some(filter(true)))
+        .await;
+    assert_eq!(
+        (&dry["matched"], &dry["state"], &dry["id"]),
+        (&json!(1), &json!("counted"), &Value::Null)
+    );
+    let (status, replay) = api
+        .call("POST", "dead-letters/replay", Some(filter(false)))
+        .await;
+    assert_eq!(
+        (status, &replay["state"], &replay["waiting"]),
+        (202, &json!("running"), &json!(1)),
+        "{replay}"
+    );
     let path = format!("replays/{}", replay["id"].as_str().unwrap());
     let chapter = &api.ok("GET", "events/m-1", None).await["events"][0]["integrations"][0];
-    assert_eq!((&chapter["outcome"], &chapter["reason"]), (&json!("pending"), &json!("replay")), "{chapter}");
+    assert_eq!(
+        (&chapter["outcome"], &chapter["reason"]),
+        (&json!("pending"), &json!("replay")),
+        "{chapter}"
+    );
     let cancelled = api.ok("DELETE", &path, None).await;
-    assert_eq!((&cancelled["state"], &cancelled["cancelled"]), (&json!("cancelled"), &json!(1)));
+    assert_eq!(
+        (&cancelled["state"], &cancelled["cancelled"]),
+        (&json!("cancelled"), &json!(1))
+    );
     assert_eq!(api.ok("GET", &path, None).await["state"], "cancelled");
     let ledger = api.ok("GET", "ledger", None).await;
-    assert_eq!((&ledger["balanced"], &ledger["data"][0]["dead"]), (&json!(true), &json!(1)));
+    assert_eq!(
+        (&ledger["balanced"], &ledger["data"][0]["dead"]),
+        (&json!(true), &json!(1))
+    );
     let (status, answer) = api
-        .call("POST", "dead-letters/replay", Some(json!({ "integration": "int_x", "ids": ["x"], "rate": 0 })))
+        .call(
+            "POST",
+            "dead-letters/replay",
+            Some(json!({ "integration": "int_x", "ids": ["x"], "rate": 0 })),
+        )
         .await;
-    assert_eq!((status, answer["errors"].as_array().unwrap().len()), (422, 3), "{answer}");
+    assert_eq!(
+        (status, answer["errors"].as_array().unwrap().len()),
+        (422, 3),
+        "{answer}"
+    );
 
-    assert_eq!(api.call("DELETE", &format!("integrations/{id}?force=true"), None).await.0, 204);
+    assert_eq!(
+        api.call("DELETE", &format!("integrations/{id}?force=true"), None)
+            .await
+            .0,
+        204
+    );
     assert!(api.journal.ledger().await.unwrap().is_empty());
     assert!(api.registry.view().load().integrations.is_empty());
-    assert!(api.journal.open_feed(&id, FeedStart::Now).await.unwrap().start > seq);
+    assert!(
+        api.journal
+            .open_feed(&id, FeedStart::Now)
+            .await
+            .unwrap()
+            .start
+            > seq
+    );
 }
 
 #[tokio::test]
@@ -800,6 +1003,15 @@ async fn trying_shows_the_whole_request_without_secrets() {
     let text = part["item"].to_string();
     assert!(text.contains("1999"), "{text}");
     assert!(!part["made_by"].as_array().unwrap().is_empty());
-    let (status, answer) = api.call("POST", "blueprints/try", Some(json!({ "event": { "type": "x" } }))).await;
-    assert_eq!((status, &answer["errors"][0]["field"]), (422, &json!("event.type")));
+    let (status, answer) = api
+        .call(
+            "POST",
+            "blueprints/try",
+            Some(json!({ "event": { "type": "x" } })),
+        )
+        .await;
+    assert_eq!(
+        (status, &answer["errors"][0]["field"]),
+        (422, &json!("event.type"))
+    );
 }

@@ -134,7 +134,12 @@ fn keys_of_the_settings_follow_the_settings() {
     assert!(!has_key(&registry, "k-1"));
     assert!(registry.picture().bearer("t-1", 0).is_none());
     let refused = open_with(dir.path(), OLD_KEY, &given("with blank", "t"));
-    assert!(refused.unwrap_err().to_string().starts_with("AQUEDUCT_WRITE_KEY"));
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .starts_with("AQUEDUCT_WRITE_KEY")
+    );
 }
 
 #[tokio::test]
@@ -173,8 +178,10 @@ async fn a_blueprint_that_no_longer_checks_pauses_its_integration_only() {
     let mut store = Store::open(dir.path(), 0).unwrap();
     store
         .change(|tx| {
-            tx.execute_batch("DROP TRIGGER revisions_stay; UPDATE revisions SET text = 'of: another age'")
-                .map_err(StoreError::from)
+            tx.execute_batch(
+                "DROP TRIGGER revisions_stay; UPDATE revisions SET text = 'of: another age'",
+            )
+            .map_err(StoreError::from)
         })
         .unwrap();
     drop(store);
