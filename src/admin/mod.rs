@@ -241,3 +241,6 @@ async fn finish(request: Request, next: Next) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests;

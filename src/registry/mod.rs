@@ -169,3 +169,6 @@ pub enum Role {
     /// Sources, tokens.
     Admin,
 }
+
+#[cfg(test)]
+mod tests;
