@@ -175,10 +175,11 @@ impl Compiler<'_> {
         let examples = top("examples")
             .map(|node| self.examples(node))
             .unwrap_or_default();
-        self.unused(&config_keys, &table_keys, top("values"), &examples);
         if self.faults.any_error() {
+            // What seems unused may be used where the error is.
             return None;
         }
+        self.unused(&config_keys, &table_keys, top("values"), &examples);
         Some(Blueprint {
             vendor,
             variant,

@@ -111,7 +111,20 @@ impl Reader<'_> {
     }
 
     fn left_over(&self) -> Slip {
-        let help = match self.peek() {
+        self.slip(
+            self.at..self.text.len(),
+            "the formula should end here",
+            Some(
+                self.instead().unwrap_or(
+                    "a formula is one path, one \"text\", one number or one function(…)",
+                ),
+            ),
+        )
+    }
+
+    /// What to write instead of the sign that stands here.
+    fn instead(&self) -> Option<&'static str> {
+        match self.peek() {
             Some('+' | '-' | '*' | '/') => {
                 Some("there are no operators: write sum(…), cents(…) or minor_units(…)")
             }
@@ -119,13 +132,8 @@ impl Reader<'_> {
                 "there are no operators: write first(…), if(…), is(…), all(…), any(…) or not(…)",
             ),
             Some('[') => Some("write a place in a list with a dot: properties.products.0.sku"),
-            _ => Some("a formula is one path, one \"text\", one number or one function(…)"),
-        };
-        self.slip(
-            self.at..self.text.len(),
-            "the formula should end here",
-            help,
-        )
+            _ => None,
+        }
     }
 
     fn formula(&mut self, depth: usize) -> Result<Formula, Slip> {
@@ -269,7 +277,7 @@ impl Reader<'_> {
                     return Err(self.slip(
                         self.at..self.text.len(),
                         format!("a comma or the end of `{}(` should stand here", name.text),
-                        None,
+                        self.instead(),
                     ));
                 }
             }

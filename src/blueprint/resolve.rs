@@ -61,6 +61,7 @@ impl Scope {
 pub(crate) struct Origin {
     whole: Span,
     exact: Option<usize>,
+    /// It is unquoted inside `[ ]` or `{ }`.
     flow: bool,
 }
 
@@ -69,7 +70,7 @@ impl Origin {
         Self {
             whole: node.span.clone(),
             exact: text.exact,
-            flow: node.flow,
+            flow: node.flow && text.exact == Some(node.span.start),
         }
     }
 
@@ -319,7 +320,7 @@ impl Compiler<'_> {
             return self.unknown(span, "write `values.` and the name of one value", None);
         };
         let Some(value) = self.values.iter().find(|value| value.name == name.text) else {
-            let known = self.value_names.iter().any(|known| *known == name.text);
+            let known = self.value_names.contains(&name.text);
             let help = if known {
                 Some("a value may use only those above it".to_owned())
             } else {

@@ -90,7 +90,7 @@ enum Command {
         json: bool,
     },
     /// Print each request an event would become, and which blueprint line made each field.
-    Try(blueprint::TryArgs),
+    Try(blueprint::Try),
     /// Read a journal without a running gateway.
     #[command(subcommand)]
     Journal(journal::JournalCommand),
@@ -112,13 +112,14 @@ impl Cli {
             Command::Serve => with_settings(&inputs, |settings| in_runtime(serve::serve(settings))),
             Command::Demo { exit } => with_settings(&inputs, |settings| in_runtime(serve::demo(settings, exit))),
             Command::Sandbox { listen } => in_runtime(serve::sandbox(listen)),
-            Command::Check { files, json } => printed(blueprint::run_check(&files, json)),
-            Command::Try(args) => printed(blueprint::run_try(&args)),
+            Command::Check { files, json: false } => shown(blueprint::run_check(&files)),
+            Command::Check { files, json: true } => shown(blueprint::run_check_json(&files)),
+            Command::Try(asked) => shown(blueprint::run_try(&asked, crate::clock::Clock::now_ms(&crate::clock::SystemClock))),
             Command::Journal(command) => with_settings(&inputs, |settings| finished(journal::run(command, &settings.data_dir, &mut std::io::stdout().lock()).map(passed))),
             Command::Token(command) => with_settings(&inputs, |settings| {
                 let clock: crate::clock::SharedClock = std::sync::Arc::new(crate::clock::SystemClock);
                 let done = token::run(&command, &settings.data_dir, &clock, &crate::registry::random::Random::system());
-                finished(done.map(|text| printed((text, true))).map_err(Into::into))
+                finished(done.map(|text| shown(blueprint::Output { text, success: true })).map_err(Into::into))
             }),
             Command::Openapi => {
                 println!("{}", crate::admin::openapi());
@@ -168,8 +169,8 @@ fn passed(all_well: bool) -> ExitCode {
     if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Text for stdout, and whether all went well.
-fn printed((text, all_well): (String, bool)) -> ExitCode {
-    println!("{}", text.trim_end());
-    passed(all_well)
+/// Prints what a command says.
+fn shown(output: blueprint::Output) -> ExitCode {
+    println!("{}", output.text.trim_end());
+    passed(output.success)
 }

@@ -17,19 +17,19 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// The write key and the admin token every test gateway starts with.
-pub const WRITE_KEY: &str = "wk_test_key_of_the_suite";
-pub const ADMIN_TOKEN: &str = "adm_test_token_of_the_suite";
+pub(crate) const WRITE_KEY: &str = "wk_test_key_of_the_suite";
+pub(crate) const ADMIN_TOKEN: &str = "adm_test_token_of_the_suite";
 
 /// How long a test waits for something that should take milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running gateway with its sandbox.
-pub struct TestApp {
-    pub ingest: SocketAddr,
-    pub admin: SocketAddr,
-    pub metrics: SocketAddr,
-    pub sandbox: SocketAddr,
-    pub http: reqwest::Client,
+pub(crate) struct TestApp {
+    pub(crate) ingest: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) sandbox: SocketAddr,
+    pub(crate) http: reqwest::Client,
     data_dir: PathBuf,
     /// Keeps the directory until the test ends; none when the test owns it.
     _owned_dir: Option<tempfile::TempDir>,
@@ -40,23 +40,23 @@ pub struct TestApp {
 
 /// What a test may choose.
 #[derive(Default)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// Use this data directory instead of a fresh one.
-    pub data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
     /// Put the sandbox at this address (after a restart: where the integrations look for it).
-    pub sandbox: Option<SocketAddr>,
+    pub(crate) sandbox: Option<SocketAddr>,
     /// Other settings, as environment variables.
-    pub environment: Vec<(&'static str, String)>,
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl TestApp {
     /// A gateway with nothing installed.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(Setup::default()).await
     }
 
     /// A gateway with chosen settings.
-    pub async fn start_with(setup: Setup) -> Self {
+    pub(crate) async fn start_with(setup: Setup) -> Self {
         let owned_dir = if setup.data_dir.is_none() {
             Some(tempfile::tempdir().expect("temporary directory"))
         } else {
@@ -119,12 +119,12 @@ impl TestApp {
     }
 
     /// The data directory.
-    pub fn data_dir(&self) -> &Path {
+    pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
     }
 
     /// Posts JSON to the ingest listener with the suite's write key.
-    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let request = self
             .http
             .post(format!("http://{}{path}", self.ingest))
@@ -140,7 +140,7 @@ impl TestApp {
     }
 
     /// Posts one track call; fails the test unless it is accepted.
-    pub async fn track(&self, event: &str, user: &str, properties: Value) -> String {
+    pub(crate) async fn track(&self, event: &str, user: &str, properties: Value) -> String {
         let message_id = uuid::Uuid::new_v4().to_string();
         let body = json!({"event": event, "userId": user, "messageId": message_id, "properties": properties});
         let (status, reply) = self.post("/v1/track", &body).await;
@@ -153,7 +153,7 @@ impl TestApp {
     }
 
     /// Calls the admin API with the suite's token.
-    pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub(crate) async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let method = method.parse().expect("method");
         let mut request = self
             .http
@@ -168,7 +168,7 @@ impl TestApp {
     }
 
     /// Calls the sandbox's control routes.
-    pub async fn sandbox(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+    pub(crate) async fn sandbox(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         let method = method.parse().expect("method");
         let mut request = self
             .http
@@ -184,7 +184,7 @@ impl TestApp {
     }
 
     /// Installs Optimizely against the sandbox, with short waits. Returns the integration's id.
-    pub async fn install_optimizely(&self, name: &str, settings: Value) -> String {
+    pub(crate) async fn install_optimizely(&self, name: &str, settings: Value) -> String {
         let mut merged = json!({
             "events_url": format!("http://{}/optimizely/v1/events", self.sandbox),
             "batch_wait_ms": 20, "retry_base_ms": 20, "retry_cap_ms": 200,
@@ -206,7 +206,7 @@ impl TestApp {
     }
 
     /// An integration's row of the ledger.
-    pub async fn ledger(&self, integration: &str) -> Value {
+    pub(crate) async fn ledger(&self, integration: &str) -> Value {
         let (status, reply) = self.admin("GET", "ledger", None).await;
         assert_eq!(status, 200, "{reply}");
         assert_eq!(reply["balanced"], json!(true), "{reply}");
@@ -220,7 +220,7 @@ impl TestApp {
     }
 
     /// Waits until the ledger row satisfies `wanted`; fails the test after a while.
-    pub async fn ledger_until(&self, integration: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn ledger_until(&self, integration: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let began = Instant::now();
         loop {
             let row = self.ledger(integration).await;
@@ -233,24 +233,24 @@ impl TestApp {
     }
 
     /// Waits until nothing is pending.
-    pub async fn settled(&self, integration: &str) -> Value {
+    pub(crate) async fn settled(&self, integration: &str) -> Value {
         self.ledger_until(integration, |row| row["pending"] == json!(0))
             .await
     }
 
     /// What the sandbox's Optimizely has received.
-    pub async fn optimizely(&self) -> Value {
+    pub(crate) async fn optimizely(&self) -> Value {
         self.sandbox("GET", "/_sandbox/optimizely/summary", None)
             .await
     }
 
     /// Stops the gateway as SIGTERM would, without looking at the books (the next start of the test does).
-    pub async fn halt(mut self) {
+    pub(crate) async fn halt(mut self) {
         self.halt_parts().await;
     }
 
     /// Waits until every integration has an outcome for every event, checks the books, and stops.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let began = Instant::now();
         loop {
             let (status, reply) = self.admin("GET", "ledger", None).await;

@@ -1,6 +1,6 @@
 //! What every test stands on.
 
-pub mod app;
-pub mod process;
+pub(crate) mod app;
+pub(crate) mod process;
 
-pub use app::{Setup, TestApp};
+pub(crate) use app::{Setup, TestApp};

@@ -11,17 +11,17 @@ use serde_json::Value;
 use super::app::{ADMIN_TOKEN, WRITE_KEY};
 
 /// A gateway process. Killed when dropped.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
-    pub ingest: SocketAddr,
-    pub admin: SocketAddr,
-    pub metrics: SocketAddr,
+    pub(crate) ingest: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     /// From start to the line that says it listens.
-    pub ready_after: Duration,
+    pub(crate) ready_after: Duration,
 }
 
 /// The command with the suite's settings; a test may add to it.
-pub fn command(data_dir: &Path, egress_allow: &str) -> Command {
+pub(crate) fn command(data_dir: &Path, egress_allow: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aqueduct"));
     command
         .arg("serve")
@@ -42,12 +42,12 @@ pub fn command(data_dir: &Path, egress_allow: &str) -> Command {
 
 impl Process {
     /// Starts it and waits for its addresses.
-    pub fn start(data_dir: &Path, egress_allow: &str) -> Self {
+    pub(crate) fn start(data_dir: &Path, egress_allow: &str) -> Self {
         Self::spawn(&mut command(data_dir, egress_allow))
     }
 
     /// Starts a prepared command and waits for its addresses.
-    pub fn spawn(command: &mut Command) -> Self {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
         let began = Instant::now();
         let mut child = command.spawn().expect("the binary starts");
         let mut line = String::new();
@@ -83,13 +83,13 @@ impl Process {
     }
 
     /// SIGKILL.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");
     }
 
     /// SIGTERM.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         let status = Command::new("kill")
             .arg("-TERM")
             .arg(self.child.id().to_string())
@@ -99,7 +99,7 @@ impl Process {
     }
 
     /// Waits for the end.
-    pub fn wait(mut self, patience: Duration) -> ExitStatus {
+    pub(crate) fn wait(mut self, patience: Duration) -> ExitStatus {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
