@@ -1,1 +1,3 @@
+//! Integration tests: the product through its front door, in one binary.
 
+mod dashboards;
