@@ -2,6 +2,7 @@
 
 mod support;
 
+mod dashboards;
 mod delivery;
 mod ingest;
 mod power_loss;

@@ -267,7 +267,7 @@ impl Lab {
                 bail!("no rows in the ledger: {ledger}");
             }
             let pending = |row: &Value| row["pending"].as_u64() != Some(0);
-            if Instant::now() < until && rows.iter().any(|row| pending(row)) {
+            if Instant::now() < until && rows.iter().any(pending) {
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
             }

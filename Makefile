@@ -1,0 +1,54 @@
+# run: the demo · test: everything that must be green · bench: the figures of the README · lint · image
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: run test test-rust test-sdk lint bench bench-quick image tools
+
+CARGO ?= cargo
+CACHE := tests/.cache
+# Only there when the system's Node is too old (see `tools`).
+export PATH := $(CURDIR)/$(CACHE)/node/node_modules/.bin:$(PATH)
+
+run:
+	$(CARGO) run --release --locked -- demo
+
+# The SDKs are installed first: the Rust tests drive them too, and fail when they are missing.
+test: tools lint
+	tests/sdk/install.sh
+	$(CARGO) test --locked
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	if command -v cargo-deny >/dev/null; then $(CARGO) deny check licenses bans sources; else echo "note: cargo-deny is not installed, deny.toml was not checked"; fi
+
+# Load and durability figures, on a disk whose sync is real. ARGS="--only drain --quick".
+bench: tools
+	$(CARGO) bench --locked --bench load -- $(ARGS)
+
+bench-quick:
+	$(CARGO) bench --locked --bench load -- --quick $(ARGS)
+
+image:
+	docker build -t aqueduct:dev .
+
+# What the tests need besides a Rust toolchain: a C compiler for SQLite, Node ≥ 20 and Python ≥ 3.9 for the SDKs.
+tools:
+	@missing=()
+	command -v cc >/dev/null || missing+=(build-essential)
+	command -v node >/dev/null || missing+=(nodejs)
+	command -v npm >/dev/null || missing+=(npm)
+	command -v curl >/dev/null || missing+=(curl)
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+	if [ "$${#missing[@]}" -gt 0 ]; then
+	  sudo=(); [ "$$(id -u)" = 0 ] || sudo=(sudo)
+	  echo "installing with apt-get: $${missing[*]}"
+	  "$${sudo[@]}" apt-get update -qq
+	  "$${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}"
+	fi
+	major=$$(node --version | sed 's/^v\([0-9]*\).*/\1/')
+	if [ "$$major" -lt 20 ]; then
+	  echo "Node $$major is too old for the SDKs: installing 20 into $(CACHE)/node (package 'node' from npm)"
+	  npm install --prefix $(CACHE)/node --no-audit --no-fund --loglevel=error node@20
+	fi
+	rustup component add rustfmt clippy >/dev/null 2>&1 || true
