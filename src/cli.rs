@@ -2,3 +2,4 @@
 pub mod token;
 
 pub mod blueprint;
+pub mod journal;

@@ -432,6 +432,8 @@ impl Flow {
         };
         if self.gate.sent() {
             job.trigger = "probe";
+        } else if job.trigger == "probe" {
+            job.trigger = self.trigger(&job.batch);
         }
         self.in_flight += 1;
         Some(job)
@@ -910,7 +912,7 @@ mod tests {
                 ("dead", "rejected", 1)
             ]
         );
-        assert_eq!(settled.settle.done, [0..5]);
+        assert_eq!(settled.settle.done.first(), Some(&(0..5)));
         let letter = &settled.settle.dead[1];
         assert_eq!(
             (letter.seq, letter.status, letter.attempts),

@@ -35,6 +35,10 @@ mod handle;
 mod mapping;
 mod retry;
 pub mod status;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_live;
 mod worker;
 
 pub use handle::{Handle, Trial, TrialError, WebhookError};

@@ -26,7 +26,7 @@ use super::status::{State, Status};
 use super::{Sender, mapping};
 use crate::blueprint::{Reply, Tables, Verdict};
 use crate::clock::{Millis, SharedClock};
-use crate::journal::{Chunk, Feed, Journal, JournalError, Outcome, Parked, Seq};
+use crate::journal::{Chunk, Feed, FeedStart, Journal, JournalError, Outcome, Parked, Seq};
 use crate::logbook::{Attempt, Logbook};
 use crate::metrics;
 use crate::registry::Integration;
@@ -39,6 +39,10 @@ const WINDOW_BYTES: usize = 16 << 20;
 
 /// Read from the journal at a time.
 const READ_BYTES: usize = 512 << 10;
+
+/// Chunks being mapped at once. Two keep a second core busy; their order among each other does not matter, as
+/// requests under way at once may be overtaken by one another too.
+const MAPPING_MAX: usize = 2;
 
 /// Parked records are looked for this often.
 const PARKED_EVERY_MS: Millis = 1_000;
@@ -79,11 +83,22 @@ enum Done {
         result: Result<(), JournalError>,
         unparked: Vec<Seq>,
     },
-    Limits(Result<(Seq, u64), JournalError>),
+    Limits(Result<Backlog, JournalError>),
     Woken(Result<(), JournalError>),
 }
 
+/// How much waits.
+struct Backlog {
+    /// Records before this are too old.
+    old: Seq,
+    /// The feed's cursor.
+    pos: Seq,
+    /// Bytes on disk from there on.
+    bytes: u64,
+}
+
 /// What a step did.
+#[cfg(test)]
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Something moved; step again.
@@ -102,11 +117,10 @@ pub(super) struct Worker {
     end: watch::Receiver<Seq>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     read_pos: Seq,
-    feed_pos: Seq,
     settled_above: Vec<Range<Seq>>,
     reading: bool,
     staged: Option<Vec<crate::journal::Entry>>,
-    mapping: bool,
+    mapping: usize,
     parked_reading: bool,
     parked_known: HashSet<Seq>,
     parked_at_ms: Millis,
@@ -137,11 +151,10 @@ impl Worker {
             end: parts.journal.end(),
             work: FuturesUnordered::new(),
             read_pos: feed.pos,
-            feed_pos: feed.pos,
             settled_above: feed.settled_above.clone(),
             reading: false,
             staged: None,
-            mapping: false,
+            mapping: 0,
             parked_reading: false,
             parked_known: HashSet::new(),
             parked_at_ms: 0,
@@ -293,7 +306,11 @@ impl Worker {
 
     fn start_parked(&mut self, now_ms: Millis) {
         let room = self.flow.wants_parked();
-        if self.parked_reading || self.mapping || room == 0 || now_ms < self.parked_at_ms {
+        if self.parked_reading
+            || self.mapping >= MAPPING_MAX
+            || room == 0
+            || now_ms < self.parked_at_ms
+        {
             return;
         }
         self.parked_reading = true;
@@ -307,7 +324,7 @@ impl Worker {
     }
 
     fn start_mapping(&mut self) {
-        if self.mapping {
+        if self.mapping >= MAPPING_MAX {
             return;
         }
         let Some(entries) = self.staged.take() else {
@@ -318,7 +335,7 @@ impl Worker {
     }
 
     fn spawn_mapping(&mut self, map: impl FnOnce() -> Arrivals + Send + 'static) {
-        self.mapping = true;
+        self.mapping += 1;
         // JSON for hundreds of events takes milliseconds: off the threads that serve sockets.
         let task = tokio::task::spawn_blocking(map);
         self.work
@@ -396,8 +413,9 @@ impl Worker {
         self.work.push(Box::pin(async move {
             let checked = async {
                 let old = journal.position_before(before_ms).await?;
+                let pos = journal.open_feed(&feed, FeedStart::Now).await?.pos;
                 let bytes = journal.backlog_bytes(&feed).await?;
-                Ok((old, bytes))
+                Ok(Backlog { old, pos, bytes })
             };
             Done::Limits(checked.await)
         }));
@@ -430,7 +448,7 @@ impl Worker {
                 self.take_parked(parked);
             }
             Done::Mapped(Some(arrivals)) => {
-                self.mapping = false;
+                self.mapping -= 1;
                 self.flow.absorb(arrivals, now_ms);
             }
             Done::Mapped(None) => {
@@ -447,9 +465,9 @@ impl Worker {
                     self.parked_known.remove(&seq);
                 }
             }
-            Done::Limits(Ok((old, bytes))) => {
+            Done::Limits(Ok(backlog)) => {
                 self.checking_limits = false;
-                self.expire(old, bytes);
+                self.expire(&backlog);
             }
             Done::Woken(Ok(())) => self.parked_at_ms = now_ms,
             Done::Read(Err(error))
@@ -463,9 +481,10 @@ impl Worker {
     }
 
     fn take_chunk(&mut self, chunk: Chunk) {
+        let from = self.read_pos;
         self.read_pos = chunk.next;
         for span in chunk.damaged {
-            let lost = self.unsettled_parts(span);
+            let lost = self.unsettled_parts(span.start.max(from)..span.end);
             for part in lost {
                 tracing::error!(
                     integration = self.parts.integration.id,
@@ -495,7 +514,7 @@ impl Worker {
     /// A span without what of it was settled before the last restart.
     fn unsettled_parts(&self, span: Range<Seq>) -> Vec<Range<Seq>> {
         let mut parts = Vec::new();
-        let mut from = span.start.max(self.feed_pos);
+        let mut from = span.start;
         for run in &self.settled_above {
             if run.end <= from || run.start >= span.end {
                 continue;
@@ -623,20 +642,22 @@ impl Worker {
     }
 
     /// Gives up what is older or more than the limits allow; said loudly, and tallied.
-    fn expire(&mut self, old: Seq, bytes: u64) {
+    fn expire(&mut self, backlog: &Backlog) {
         if self.reading {
             // The chunk on its way begins where we would: next time.
             self.limits_at_ms = self.parts.clock.now_ms() + 100;
             return;
         }
         let end = *self.end.borrow();
-        let mut upto = old.min(end);
+        let mut upto = backlog.old.min(end);
         let limit = self.parts.integration.tuning.backlog_bytes;
-        let records = end.saturating_sub(self.feed_pos);
+        let records = end.saturating_sub(backlog.pos);
         let unread = end.saturating_sub(self.read_pos.max(upto));
-        if bytes > limit && records > 0 {
+        if backlog.bytes > limit && records > 0 {
             // Blocks differ little in bytes per record: shares of records stand for shares of bytes.
-            let each = u128::from(bytes).div_ceil(u128::from(records)).max(1);
+            let each = u128::from(backlog.bytes)
+                .div_ceil(u128::from(records))
+                .max(1);
             let keep = u64::try_from(u128::from(limit) / each).unwrap_or(u64::MAX);
             if unread > keep {
                 upto = upto.max(end - keep);

@@ -118,6 +118,10 @@ impl Client {
     ///
     /// # Errors
     /// When TLS cannot be set up.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the door the lint points to"
+    )]
     pub fn new(
         guard: Arc<Guard>,
         user_agent: &str,

@@ -79,7 +79,7 @@ fn verify(secret: &Secret, signature: Option<&str>, body: &[u8]) -> Result<(), N
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     digits

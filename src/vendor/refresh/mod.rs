@@ -109,6 +109,15 @@ impl Refresh {
         self.shared.status.lock().clone()
     }
 
+    /// Tables that somebody else sets, for tests of readers.
+    #[cfg(test)]
+    pub(crate) fn fixed(tables: watch::Receiver<Arc<Tables>>) -> Self {
+        Self {
+            tables,
+            shared: Arc::default(),
+        }
+    }
+
     fn order(&self, order: Order) {
         let mut orders = self.shared.orders.lock();
         // Nobody takes them while a reading hangs: keep the list short, the last ones say it all.
