@@ -902,7 +902,7 @@ async fn an_events_story_its_dead_letter_and_its_replay() {
     };
     let settle = Settle {
         feed: id.clone(),
-        done: vec![seq..seq + 1],
+        done: std::iter::once(seq..seq + 1).collect(),
         tallies: vec![Tally {
             outcome: Outcome::Dead,
             reason: "rejected".to_owned(),
@@ -1019,4 +1019,31 @@ async fn trying_shows_the_whole_request_without_secrets() {
         (status, &answer["errors"][0]["field"]),
         (422, &json!("event.type"))
     );
+}
+
+#[test]
+fn the_document_is_whole() {
+    fn refs<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(Value::as_str));
+                fields.values().for_each(|field| refs(field, found));
+            }
+            Value::Array(rows) => rows.iter().for_each(|row| refs(row, found)),
+            _ => {}
+        }
+    }
+    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let mut found = Vec::new();
+    refs(&document, &mut found);
+    assert!(found.len() > 50);
+    for reference in found {
+        let place = reference.strip_prefix('#').unwrap();
+        assert!(
+            document.pointer(place).is_some(),
+            "{reference} leads nowhere"
+        );
+    }
 }
