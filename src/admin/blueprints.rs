@@ -159,9 +159,7 @@ pub(super) async fn put(
         .registry()
         .put_blueprint(&actor, &id, &body.text, &body.note)
         .await?;
-    Ok(Json(
-        IntegrationView::of(&admin, &changed.integration).with_warnings(changed.warnings),
-    ))
+    Ok(Json(IntegrationView::changed(&admin, changed).await))
 }
 
 /// Lists the revisions, newest first.
@@ -226,9 +224,7 @@ pub(super) async fn roll_back(
         .registry()
         .roll_back(&actor, &id, body.revision, &body.note)
         .await?;
-    Ok(Json(
-        IntegrationView::of(&admin, &changed.integration).with_warnings(changed.warnings),
-    ))
+    Ok(Json(IntegrationView::changed(&admin, changed).await))
 }
 
 /// Checks a blueprint: all remarks at once, each with its place.
@@ -293,7 +289,7 @@ pub(super) async fn try_out(
     let mut tables = body
         .integration
         .as_deref()
-        .and_then(|id| admin.delivery().tables(id))
+        .map(|id| admin.delivery().tables(id))
         .map_or_else(Tables::default, |tables| (*tables).clone());
     for (name, document) in &body.documents {
         let table = Table::read(&plan, name, document).map_err(|message| {

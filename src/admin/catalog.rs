@@ -161,7 +161,7 @@ pub(super) async fn install(
     Body(body): Body<Map<String, Value>>,
 ) -> Result<(StatusCode, Json<IntegrationView>), Problem> {
     let changed = admin.registry().install(&actor, &vendor, &body).await?;
-    let view = IntegrationView::of(&admin, &changed.integration).with_warnings(changed.warnings);
+    let view = IntegrationView::changed(&admin, changed).await;
     Ok((StatusCode::CREATED, Json(view)))
 }
 

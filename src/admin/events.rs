@@ -11,7 +11,6 @@ use super::later::not_available_yet;
 use super::page::rfc3339;
 use super::problem::{Problem, ProblemBody};
 use super::story::{MappingView, Outcome, map, own_item};
-use crate::blueprint::Tables;
 use crate::event::Event;
 use crate::journal::{DeadFilter, DeadLetter, Entry, FeedStart, Parked};
 use crate::logbook::AttemptFilter;
@@ -175,10 +174,11 @@ async fn chapter(
     event: &Event,
 ) -> Result<ChapterView, Problem> {
     let tables = admin.delivery().tables(&installed.id);
-    let mapping = installed.running.as_ref().ok().map(|running| {
-        let tables = tables.unwrap_or_else(|| Tables::default().into());
-        map(&running.plan, &installed.config, event, &tables)
-    });
+    let mapping = installed
+        .running
+        .as_ref()
+        .ok()
+        .map(|running| map(&running.plan, &installed.config, event, &tables));
     let filter = AttemptFilter {
         integration: Some(installed.id.clone()),
         seq: Some(entry.seq),

@@ -178,7 +178,6 @@ mod tests {
     struct Outer {
         #[expect(dead_code, reason = "read by serde")]
         inner: Inner,
-        #[expect(dead_code, reason = "read by serde")]
         any: Option<serde_json::Value>,
     }
 

@@ -9,9 +9,10 @@ use super::Admin;
 use super::extract::{Body, MaybeBody, Params};
 use super::page::{Page, Paging, rfc3339};
 use super::problem::{Problem, ProblemBody};
-use super::services::TestFault;
 use crate::blueprint::{Diagnostic, FieldFault};
 use crate::delivery::status::{State, Status};
+use crate::delivery::{Trial, TrialError};
+use crate::registry::Changed;
 use crate::registry::audit::Actor;
 use crate::registry::picture::Installed;
 
@@ -99,6 +100,13 @@ pub(super) struct TestBody {
     event: Option<String>,
 }
 
+/// What a test sent and got.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub(super) struct Tested {
+    /// One row per request the test event became.
+    trials: Vec<Trial>,
+}
+
 /// How to remove.
 #[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +118,7 @@ pub(super) struct RemoveParams {
 }
 
 impl IntegrationView {
-    pub(super) fn of(admin: &Admin, installed: &Installed) -> Self {
+    pub(super) async fn of(admin: &Admin, installed: &Installed) -> Self {
         let mut config = installed.masked_config();
         let mut settings = match serde_json::to_value(&installed.tuning) {
             Ok(Value::Object(settings)) => settings,
@@ -137,7 +145,7 @@ impl IntegrationView {
             reason: pause.reason.clone(),
             since: rfc3339(pause.since_ms),
         });
-        let status = status_of(admin, installed, problem.as_ref());
+        let status = status_of(admin, installed, problem.as_ref()).await;
         Self {
             id: installed.id.clone(),
             vendor: installed.vendor.clone(),
@@ -158,13 +166,17 @@ impl IntegrationView {
         }
     }
 
-    pub(super) fn with_warnings(mut self, warnings: Vec<FieldFault>) -> Self {
-        self.warnings = warnings;
-        self
+    /// After a change: the pipelines are in step with it, and what should be looked at is said.
+    pub(super) async fn changed(admin: &Admin, changed: Changed) -> Self {
+        admin.delivery().sync().await;
+        Self {
+            warnings: changed.warnings,
+            ..Self::of(admin, &changed.integration).await
+        }
     }
 }
 
-fn status_of(admin: &Admin, installed: &Installed, problem: Option<&TroubleView>) -> Status {
+async fn status_of(admin: &Admin, installed: &Installed, problem: Option<&TroubleView>) -> Status {
     let paused = |reason: &str, detail: &str| Status {
         state: State::Paused,
         reason: Some(reason.to_owned()),
@@ -174,7 +186,10 @@ fn status_of(admin: &Admin, installed: &Installed, problem: Option<&TroubleView>
     if let Some(problem) = problem {
         return paused("blueprint_faults", &problem.message);
     }
-    match (admin.delivery().status(&installed.id), &installed.paused) {
+    match (
+        admin.delivery().status(&installed.id).await,
+        &installed.paused,
+    ) {
         (Some(status), _) => status,
         (None, Some(pause)) => paused("admin", &pause.reason),
         (None, None) => Status::default(),
@@ -192,17 +207,15 @@ pub(super) async fn list(
     axum::extract::State(admin): axum::extract::State<Admin>,
     Params(paging): Params<Paging>,
 ) -> Result<Json<Page<IntegrationView>>, Problem> {
-    let views = admin
-        .registry()
-        .picture()
-        .integrations
-        .iter()
-        .map(|installed| IntegrationView::of(&admin, installed))
-        .collect();
-    Page::within(views, paging.limit, paging.cursor.as_deref(), |view| {
-        &view.id
-    })
-    .map(Json)
+    let all = admin.registry().picture().integrations.clone();
+    let page = Page::within(all, paging.limit, paging.cursor.as_deref(), |installed| {
+        &installed.id
+    })?;
+    let mut views = Vec::new();
+    for installed in page.rows() {
+        views.push(IntegrationView::of(&admin, installed).await);
+    }
+    Ok(Json(page.with_rows(views)))
 }
 
 /// Shows an integration.
@@ -220,7 +233,7 @@ pub(super) async fn show(
     let installed = picture
         .integration(&id)
         .ok_or_else(|| Problem::not_found("integration", &id))?;
-    Ok(Json(IntegrationView::of(&admin, installed)))
+    Ok(Json(IntegrationView::of(&admin, installed).await))
 }
 
 /// Changes an integration; it is checked as at install.
@@ -238,9 +251,7 @@ pub(super) async fn change(
     Body(body): Body<Map<String, Value>>,
 ) -> Result<Json<IntegrationView>, Problem> {
     let changed = admin.registry().change(&actor, &id, &body).await?;
-    Ok(Json(
-        IntegrationView::of(&admin, &changed.integration).with_warnings(changed.warnings),
-    ))
+    Ok(Json(IntegrationView::changed(&admin, changed).await))
 }
 
 /// Removes an integration. 409 while events wait for it or are kept as dead letters, unless `force=true`.
@@ -281,7 +292,9 @@ pub(super) async fn remove(
             ));
         }
     }
-    admin.registry().remove(&actor, &id).await?;
+    let removed = admin.registry().remove(&actor, &id).await;
+    admin.delivery().sync().await;
+    removed?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -300,7 +313,8 @@ pub(super) async fn pause(
     MaybeBody(body): MaybeBody<PauseBody>,
 ) -> Result<Json<IntegrationView>, Problem> {
     let installed = admin.registry().pause(&actor, &id, &body.reason).await?;
-    Ok(Json(IntegrationView::of(&admin, &installed)))
+    admin.delivery().sync().await;
+    Ok(Json(IntegrationView::of(&admin, &installed).await))
 }
 
 /// Lets an integration go on, whoever stopped it.
@@ -316,8 +330,9 @@ pub(super) async fn resume(
     Path(id): Path<String>,
 ) -> Result<Json<IntegrationView>, Problem> {
     let installed = admin.registry().resume(&actor, &id).await?;
+    admin.delivery().sync().await;
     admin.delivery().resume(&id);
-    Ok(Json(IntegrationView::of(&admin, &installed)))
+    Ok(Json(IntegrationView::of(&admin, &installed).await))
 }
 
 /// Sends one marked event and shows request and reply.
@@ -325,7 +340,7 @@ pub(super) async fn resume(
     post, path = "/integrations/{id}/test", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = TestBody,
-    responses((status = 200, body = Object), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = Tested), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn test(
@@ -333,7 +348,7 @@ pub(super) async fn test(
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
     MaybeBody(body): MaybeBody<TestBody>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Tested>, Problem> {
     if admin.registry().picture().integration(&id).is_none() {
         return Err(Problem::not_found("integration", &id));
     }
@@ -343,10 +358,13 @@ pub(super) async fn test(
         .registry()
         .note(&actor, "integration.test", &id, None, result)
         .await?;
-    done.map(Json).map_err(|fault| match fault {
-        TestFault::NotRunning => {
-            Problem::new(StatusCode::CONFLICT, "not_running", fault.to_string())
-        }
-        TestFault::NotMade(message) => Problem::field("event", "not_made", message),
-    })
+    done.map(|trials| Json(Tested { trials }))
+        .map_err(|fault| match fault {
+            TrialError::Unknown => Problem::new(
+                StatusCode::CONFLICT,
+                "not_running",
+                "the integration does not run; see its `problem`",
+            ),
+            fault => Problem::field("event", "not_sent", fault.to_string()),
+        })
 }

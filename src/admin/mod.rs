@@ -43,7 +43,7 @@ use crate::logbook::Logbook;
 use crate::registry::Registry;
 use problem::{PROBLEM_JSON, Problem};
 
-pub use services::{DeliveryControl, TestFault};
+pub use services::DeliveryControl;
 
 /// Everything the API is made over.
 #[derive(Clone)]

@@ -51,6 +51,20 @@ impl<T> Page<T> {
         &mut self.data
     }
 
+    /// The rows.
+    pub(super) fn rows(&self) -> &[T] {
+        &self.data
+    }
+
+    /// The same page with these rows.
+    pub(super) fn with_rows<U>(self, data: Vec<U>) -> Page<U> {
+        Page {
+            data,
+            next_cursor: self.next_cursor,
+            has_more: self.has_more,
+        }
+    }
+
     /// The same page of other rows.
     pub(super) fn map<U>(self, of: impl Fn(T) -> U) -> Page<U> {
         Page {

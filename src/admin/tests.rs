@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use super::{DeliveryControl, Parts, TestFault, openapi, router};
+use super::{DeliveryControl, Parts, openapi, router};
 use crate::blueprint::Tables;
 use crate::clock::{ManualClock, SharedClock};
 use crate::delivery::status::Status;
+use crate::delivery::{Trial, TrialError};
 use crate::journal::store::sqlite::SqliteStore;
 use crate::journal::{DeadLetter, FeedStart, Journal, Options, Outcome, Record, Settle, Tally};
 use crate::logbook::Logbook;
@@ -50,8 +51,12 @@ impl DocumentCheck for Documents {
 struct Idle(Mutex<Vec<String>>);
 
 impl DeliveryControl for Idle {
-    fn status(&self, _: &str) -> Option<Status> {
-        None
+    fn status<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Status>> {
+        Box::pin(async { None })
+    }
+
+    fn sync(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
     }
 
     fn resume(&self, integration: &str) {
@@ -62,18 +67,18 @@ impl DeliveryControl for Idle {
         &'a self,
         _: &'a str,
         event: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Value, TestFault>> {
+    ) -> BoxFuture<'a, Result<Vec<Trial>, TrialError>> {
         let event = event.map(str::to_owned);
         Box::pin(async move {
             match event.as_deref() {
-                Some("impossible") => Err(TestFault::NotMade("no such event".to_owned())),
-                _ => Ok(json!({ "delivered": true })),
+                Some("impossible") => Err(TrialError::NoTables("not read yet".to_owned())),
+                _ => Ok(Vec::new()),
             }
         })
     }
 
-    fn tables(&self, _: &str) -> Option<Arc<Tables>> {
-        None
+    fn tables(&self, _: &str) -> Arc<Tables> {
+        Arc::default()
     }
 }
 
@@ -785,7 +790,7 @@ async fn every_change_is_written_down_and_so_is_every_refusal() {
         .await;
     assert_eq!(*api.delivery.0.lock(), [id.as_str()]);
     let test = format!("integrations/{id}/test");
-    assert_eq!(api.ok("POST", &test, None).await["delivered"], true);
+    assert_eq!(api.ok("POST", &test, None).await["trials"], json!([]));
     assert_eq!(
         api.call("POST", &test, Some(json!({ "event": "impossible" })))
             .await
@@ -897,7 +902,7 @@ async fn an_events_story_its_dead_letter_and_its_replay() {
     };
     let settle = Settle {
         feed: id.clone(),
-        done: vec![seq..seq + 1],
+        done: std::iter::once(seq..seq + 1).collect(),
         tallies: vec![Tally {
             outcome: Outcome::Dead,
             reason: "rejected".to_owned(),
@@ -1014,4 +1019,31 @@ async fn trying_shows_the_whole_request_without_secrets() {
         (status, &answer["errors"][0]["field"]),
         (422, &json!("event.type"))
     );
+}
+
+#[test]
+fn the_document_is_whole() {
+    fn refs<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(Value::as_str));
+                fields.values().for_each(|field| refs(field, found));
+            }
+            Value::Array(rows) => rows.iter().for_each(|row| refs(row, found)),
+            _ => {}
+        }
+    }
+    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let mut found = Vec::new();
+    refs(&document, &mut found);
+    assert!(found.len() > 50);
+    for reference in found {
+        let place = reference.strip_prefix('#').unwrap();
+        assert!(
+            document.pointer(place).is_some(),
+            "{reference} leads nowhere"
+        );
+    }
 }
