@@ -7,39 +7,27 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use futures_util::future::BoxFuture;
-use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::config::Settings;
-use crate::admin::{DeliveryControl, TestFault};
-use crate::blueprint::Tables;
-use crate::delivery::{Handle, TrialError, WebhookError};
-use crate::delivery::status::Status;
+use crate::delivery::{Handle, WebhookError};
 use crate::delivery::{self, Delivery};
 use crate::ingest::{WebhookAnswer, WebhookSink};
 use crate::journal::store::sqlite::SqliteStore;
 use crate::journal::{self, Journal};
 use crate::logbook::{self, Logbook};
 use crate::net::{self, ServeOptions};
-use crate::registry::checks::{Checks, DocumentCheck, DocumentFault};
+use crate::registry::checks::Checks;
 use crate::registry::picture::Issued;
 use crate::registry::random::Random;
 use crate::registry::seal::KeyRing;
 use crate::registry::{Given, Registry};
-use crate::secret::Secret;
 use crate::vendor::guard::Guard;
-use crate::vendor::http::{Client, Conditions};
+use crate::vendor::http::Client;
 use crate::vendor::optimizely::webhook::NoticeError;
 use crate::{admin, blueprint, ingest, metrics, ops, telemetry, vendor};
-
-/// Time to read a datafile while an installer waits.
-const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Largest datafile.
-const DOCUMENT_BYTES_MAX: usize = 20 << 20;
 
 /// The bound addresses.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -93,7 +81,7 @@ impl App {
         let ring = KeyRing::load(data_dir, settings.encryption_keys.as_ref(), &random)?;
         let checks = Checks {
             urls: guard,
-            documents: Arc::new(FetchedDocuments(client.clone())),
+            documents: Arc::new(client.clone()),
             feeds: Arc::new(journal.clone()),
             vendor: vendor::by_name,
             builtin: blueprint::builtin(),
@@ -124,7 +112,7 @@ impl App {
         let admin = admin::router(admin::Parts {
             registry,
             journal: journal.clone(),
-            delivery: Arc::new(Pipelines(delivery.handle())),
+            delivery: Arc::new(delivery.handle()),
             logbook: logbook.clone(),
             clock: clock.clone(),
         });
@@ -242,56 +230,6 @@ fn ingest_options(settings: &Settings) -> ingest::Options {
 
 fn ms(seconds: u64) -> crate::clock::Millis {
     i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX)
-}
-
-/// One reading of a document through the outbound client, before an integration is stored.
-#[derive(Debug)]
-struct FetchedDocuments(Client);
-
-impl DocumentCheck for FetchedDocuments {
-    fn fetch<'a>(&'a self, url: &'a Secret, bearer: Option<Secret>) -> BoxFuture<'a, Result<Value, DocumentFault>> {
-        Box::pin(async move {
-            let conditions = Conditions { bearer, ..Conditions::default() };
-            let answer = self
-                .0
-                .get(url.expose(), &conditions, DOCUMENT_TIMEOUT, DOCUMENT_BYTES_MAX)
-                .await
-                .map_err(|error| DocumentFault::Unreachable(error.to_string()))?;
-            if answer.status != 200 {
-                return Err(DocumentFault::Status(answer.status));
-            }
-            serde_json::from_slice(&answer.body).map_err(|_| DocumentFault::NotJson)
-        })
-    }
-}
-
-/// The running pipelines, as the management API asks them.
-struct Pipelines(Handle);
-
-impl DeliveryControl for Pipelines {
-    fn status(&self, integration: &str) -> Option<Status> {
-        self.0.snapshot(integration)
-    }
-
-    fn resume(&self, integration: &str) {
-        // Neither answer matters here: what does not run has nothing to resume or to read.
-        let _runs = self.0.resume(integration);
-        let _reads = self.0.poke_datafile(integration);
-    }
-
-    fn test<'a>(&'a self, integration: &'a str, event: Option<&'a str>) -> BoxFuture<'a, Result<Value, TestFault>> {
-        Box::pin(async move {
-            match self.0.test(integration, event).await {
-                Ok(trial) => serde_json::to_value(trial).map_err(|error| TestFault::NotMade(error.to_string())),
-                Err(TrialError::Unknown) => Err(TestFault::NotRunning),
-                Err(error) => Err(TestFault::NotMade(error.to_string())),
-            }
-        })
-    }
-
-    fn tables(&self, integration: &str) -> Option<Arc<Tables>> {
-        Some(self.0.tables(integration))
-    }
 }
 
 /// The running pipelines, as vendors' webhooks reach them.

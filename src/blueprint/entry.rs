@@ -502,8 +502,8 @@ impl Compiler<'_> {
                 span,
             } => {
                 let key = match key {
-                    Name::Plain(_) => key.clone(),
                     Name::Made(expr) => Name::Made(self.inline_expr(expr, given)),
+                    plain => plain.clone(),
                 };
                 // The line that made a field is the entry's, when the field is the entry's.
                 let line = match tpl {

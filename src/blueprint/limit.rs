@@ -53,14 +53,14 @@ pub(crate) struct Pattern {
 pub(crate) struct Limits<'l> {
     /// Each with the number of steps already taken.
     found: &'l [(&'l Pattern, usize)],
-    pub(crate) received_at_ms: Millis,
+    received_at_ms: Millis,
 }
 
 /// The limits that apply at or below one step further.
 #[derive(Debug)]
 pub(crate) struct Below<'l> {
     found: Vec<(&'l Pattern, usize)>,
-    received_at_ms: Millis,
+    pub(crate) received_at_ms: Millis,
 }
 
 impl<'l> Limits<'l> {
@@ -82,7 +82,12 @@ impl<'l> Limits<'l> {
     }
 
     fn next(self, fits: impl Fn(&str) -> bool) -> Below<'l> {
-        // No allocation where there are no limits.
+        if self.found.is_empty() {
+            return Below {
+                found: Vec::new(),
+                received_at_ms: self.received_at_ms,
+            };
+        }
         let found = self
             .found
             .iter()

@@ -10,7 +10,7 @@ use super::eval::{Scene, eval};
 use super::expr::{Expr, simplify};
 use super::limit::{Below, Limits};
 use super::table::Table;
-use super::template::{Member, Path, Stop, Tpl, Writer};
+use super::template::{Member, Name, Path, Stop, Tpl, Writer, head};
 use super::wire::{OnceDef, RequestDef, header_text};
 use super::{
     Blueprint, Config, ConfigValue, FieldFault, FieldKind, FieldTrace, Mapping, Part, PartResult,
@@ -447,7 +447,13 @@ fn frozen(tpl: Tpl) -> Tpl {
                         line,
                         span,
                     } => Some(Member::Field {
-                        key,
+                        key: match key {
+                            Name::Plain(name) => {
+                                let head = head(&name).into();
+                                Name::Ready(name, head)
+                            }
+                            key => key,
+                        },
                         tpl: frozen(tpl),
                         line,
                         span,

@@ -71,8 +71,23 @@ pub(crate) enum Member {
 #[derive(Debug, Clone)]
 pub(crate) enum Name {
     Plain(Arc<str>),
+    /// As `Plain`, with `"name":` ready to be written.
+    Ready(Arc<str>, Arc<[u8]>),
     /// A text with holes.
     Made(Expr),
+}
+
+impl Member {
+    /// The name of a field, when it is certain.
+    fn plain_name(&self) -> Option<&str> {
+        match self {
+            Self::Field {
+                key: Name::Plain(name) | Name::Ready(name, _),
+                ..
+            } => Some(name),
+            _ => None,
+        }
+    }
 }
 
 impl Tpl {
@@ -88,8 +103,8 @@ impl Tpl {
                 let (a, b) = match member {
                     Member::Field { key, tpl, .. } => {
                         let key = match key {
-                            Name::Plain(_) => 0,
                             Name::Made(expr) => expr.size(),
+                            _ => 0,
                         };
                         (key, tpl.size())
                     }
@@ -146,11 +161,11 @@ impl Tpl {
                             span,
                         } => Member::Field {
                             key: match key {
-                                Name::Plain(_) => key.clone(),
                                 Name::Made(expr) => match f(expr) {
                                     Expr::Text(text) => Name::Plain(text),
                                     expr => Name::Made(expr),
                                 },
+                                plain => plain.clone(),
                             },
                             tpl: tpl.map(f),
                             line: *line,
@@ -422,7 +437,16 @@ impl<'w> Writer<'w> {
             Val::Group(group) => {
                 self.out.push(b'{');
                 let mut first = true;
-                self.copy(group, cx, &[], &mut first, path, line, limits)?;
+                let mut seen = makes_names(group).then(Vec::new);
+                self.copy(
+                    group,
+                    cx,
+                    (&[], seen.as_mut()),
+                    &mut first,
+                    path,
+                    line,
+                    limits,
+                )?;
                 self.out.push(b'}');
                 true
             }
@@ -442,7 +466,7 @@ impl<'w> Writer<'w> {
         &mut self,
         group: &Expr,
         cx: Cx<'_>,
-        except: &[Box<str>],
+        (except, mut seen): (&[Box<str>], Option<&mut Vec<String>>),
         first: &mut bool,
         path: &Path<'_>,
         line: u32,
@@ -455,6 +479,12 @@ impl<'w> Writer<'w> {
             }
             if value.is_null() || value.as_str().is_some_and(str::is_empty) {
                 return;
+            }
+            if let Some(seen) = &mut seen {
+                if seen.iter().any(|done| done == key) {
+                    return;
+                }
+                seen.push(key.to_owned());
             }
             if let Err(stop) = self.copied_field(key, value, first, path, line, limits) {
                 stopped = Some(stop);
@@ -482,10 +512,7 @@ impl<'w> Writer<'w> {
         let start = self.out.len();
         let below = limits.below(key);
         self.json(value, &here, line, below.limits())?;
-        if self
-            .limited(start, &here, line, &below, cx_received(limits))?
-            .is_break()
-        {
+        if self.limited(start, &here, line, &below)?.is_break() {
             self.out.truncate(mark);
             return Ok(());
         }
@@ -505,12 +532,30 @@ impl<'w> Writer<'w> {
         self.out.push(b'{');
         let mut first = true;
         // Names that were made or copied may meet others: each is written once.
-        let mut made: Vec<String> = Vec::new();
+        let several = members
+            .iter()
+            .map(|member| match member {
+                Member::Field { .. } => usize::from(member.plain_name().is_none()),
+                Member::Spread {
+                    from: Tpl::Value(from),
+                    ..
+                } if makes_names(from) => 2,
+                Member::Spread { .. } => 1,
+            })
+            .sum::<usize>()
+            > 1;
+        let mut seen: Vec<String> = Vec::new();
         for member in members {
             match member {
                 Member::Field { key, tpl, line, .. } => match key {
                     Name::Plain(name) => {
-                        self.field((name, false), tpl, cx, &mut first, path, *line, limits)?;
+                        let head = head(name);
+                        let here = path.name(name);
+                        self.field(&head, tpl, cx, &mut first, &here, *line, limits.below(name))?;
+                    }
+                    Name::Ready(name, head) => {
+                        let here = path.name(name);
+                        self.field(head, tpl, cx, &mut first, &here, *line, limits.below(name))?;
                     }
                     Name::Made(expr) => {
                         let name = eval(expr, cx).text();
@@ -518,30 +563,24 @@ impl<'w> Writer<'w> {
                         let Some(name) = name.filter(|name| !name.is_empty()) else {
                             continue;
                         };
-                        let plain = members.iter().any(|member| {
-                            matches!(member, Member::Field { key: Name::Plain(plain), .. } if **plain == *name)
-                        });
-                        if plain || made.iter().any(|done| *done == name) {
+                        let plain = members
+                            .iter()
+                            .any(|member| member.plain_name() == Some(name.as_ref()));
+                        if plain || seen.iter().any(|done| *done == name) {
                             continue;
                         }
-                        self.field((&name, true), tpl, cx, &mut first, path, *line, limits)?;
-                        made.push(name.into_owned());
+                        let here = path.made(&name);
+                        let below = limits.below(&name);
+                        self.field(&head(&name), tpl, cx, &mut first, &here, *line, below)?;
+                        seen.push(name.into_owned());
                     }
                 },
                 Member::Spread {
                     from, line, except, ..
                 } => {
                     let Tpl::Value(from) = from else { continue };
-                    if made.is_empty() {
-                        self.copy(from, cx, except, &mut first, path, *line, limits)?;
-                    } else {
-                        let except: Vec<Box<str>> = except
-                            .iter()
-                            .cloned()
-                            .chain(made.iter().map(|name| name.as_str().into()))
-                            .collect();
-                        self.copy(from, cx, &except, &mut first, path, *line, limits)?;
-                    }
+                    let seen = several.then_some(&mut seen);
+                    self.copy(from, cx, (except, seen), &mut first, path, *line, limits)?;
                     self.problems(cx, path, *line)?;
                 }
             }
@@ -560,35 +599,25 @@ impl<'w> Writer<'w> {
     )]
     fn field(
         &mut self,
-        (name, made): (&str, bool),
+        head: &[u8],
         tpl: &Tpl,
         cx: Cx<'_>,
         first: &mut bool,
-        path: &Path<'_>,
+        here: &Path<'_>,
         line: u32,
-        limits: Limits<'_>,
+        below: limit::Below<'_>,
     ) -> Result<(), Stop> {
         let mark = self.out.len();
         if !*first {
             self.out.push(b',');
         }
-        write_text(&mut self.out, name);
-        self.out.push(b':');
-        let here = if made {
-            path.made(name)
-        } else {
-            path.name(name)
-        };
+        self.out.extend_from_slice(head);
         let start = self.out.len();
-        let below = limits.below(name);
-        if !self.write(tpl, cx, &here, line, below.limits())? {
+        if !self.write(tpl, cx, here, line, below.limits())? {
             self.out.truncate(mark);
             return Ok(());
         }
-        if self
-            .limited(start, &here, line, &below, cx_received(limits))?
-            .is_break()
-        {
+        if self.limited(start, here, line, &below)?.is_break() {
             self.out.truncate(mark);
             return Ok(());
         }
@@ -612,10 +641,9 @@ impl<'w> Writer<'w> {
         path: &Path<'_>,
         line: u32,
         below: &limit::Below<'_>,
-        received_at_ms: i64,
     ) -> Result<ControlFlow<()>, Stop> {
         for (pattern, limit) in below.ending() {
-            let Some(over) = limit.apply(&mut self.out, start, received_at_ms) else {
+            let Some(over) = limit.apply(&mut self.out, start, below.received_at_ms) else {
                 continue;
             };
             match over {
@@ -761,15 +789,24 @@ impl<'w> Writer<'w> {
 
     fn text(&mut self, text: &str) {
         let text = match self.strip {
-            Some(strip) => text.trim_start_matches(strip),
-            None => text,
+            Some(strip) if text.starts_with(strip) => text.trim_start_matches(strip),
+            _ => text,
         };
         write_text(&mut self.out, text);
     }
 }
 
-fn cx_received(limits: Limits<'_>) -> i64 {
-    limits.received_at_ms
+/// `"name":`.
+pub(crate) fn head(name: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len() + 3);
+    write_text(&mut out, name);
+    out.push(b':');
+    out
+}
+
+/// Whether the names of a group are made, so that two may be the same.
+fn makes_names(group: &Expr) -> bool {
+    group.any(&mut |part| matches!(part, Expr::Call(super::function::Fun::Flatten, _)))
 }
 
 /// Rows being written.
@@ -819,8 +856,18 @@ impl Rows<'_, '_> {
 /// Writes a JSON text.
 pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.reserve(text.len() + 2);
     out.push(b'"');
     let bytes = text.as_bytes();
+    // Nearly every text is plain; looking at all of it without a branch is quickest.
+    let plain = bytes.iter().fold(true, |plain, byte| {
+        plain & (*byte >= 0x20) & (*byte != b'"') & (*byte != b'\\')
+    });
+    if plain {
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+        return;
+    }
     let mut from = 0;
     for (at, byte) in bytes.iter().enumerate() {
         if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' {

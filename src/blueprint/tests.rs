@@ -80,7 +80,12 @@ fn only(mapping: Mapping) -> PartResult {
 
 fn sent(result: &PartResult) -> Value {
     match result {
-        PartResult::Item { json, .. } => serde_json::from_slice(json).expect("JSON"),
+        PartResult::Item { json, .. } => {
+            let value: Value = serde_json::from_slice(json).expect("JSON");
+            // No name is written twice, and nothing is lost on the way.
+            assert_eq!(value.to_string().as_bytes(), json);
+            value
+        }
         other => panic!("not sent: {other:?}"),
     }
 }

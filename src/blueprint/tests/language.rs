@@ -250,17 +250,22 @@ fn missing_fields_leave_no_trace_and_written_names_win() {
         "rows: { each: =properties.none, row: =row.x }",
         "more:",
         "  plan: =properties.none",
-        "  ...: =properties",
+        "  ...: =pick(properties, \"plan\", \"x\", \"y\", \"z\")",
         "\"{userId}_key\": 1",
         "\"{properties.none}_key\": 1",
+        "both:",
+        "  ...: =pick(properties, \"z\", \"zed\")",
+        "  \"{properties.zed}\": 1",
+        "flat: =flatten(properties.flat, \"_\")",
     ]);
     let made = mapped(
         &plan,
-        json!({"properties": {"plan": "p", "x": null, "y": "", "z": "\u{1}\"\\é"}}),
+        json!({"properties": {"plan": "p", "x": null, "y": "", "z": "\u{1}\"\\é", "zed": "z", "flat": {"a_b": 1, "a": {"b": 2}}}}),
     );
     assert_eq!(
         made,
-        json!({"kept": {"nothing": null, "empty": ""}, "rows": [], "more": {"z": "\u{1}\"\\é"}, "u-1_key": 1})
+        json!({"kept": {"nothing": null, "empty": ""}, "rows": [], "more": {"z": "\u{1}\"\\é"}, "u-1_key": 1,
+            "both": {"z": "\u{1}\"\\é", "zed": "z"}, "flat": {"a_b": 1}})
     );
 }
 
