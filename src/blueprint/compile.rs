@@ -405,7 +405,7 @@ impl Compiler<'_> {
         self.known_keys(
             members,
             &[
-                "type", "label", "help", "default", "options", "optional", "advanced",
+                "type", "label", "help", "default", "options", "optional", "advanced", "gateway",
             ],
             "a config field",
         );
@@ -414,6 +414,10 @@ impl Compiler<'_> {
         let help = get("help").and_then(|node| self.plain_text(node, "help"));
         let optional = get("optional").is_some_and(|node| self.yes_no(node, "optional"));
         let advanced = get("advanced").is_some_and(|node| self.yes_no(node, "advanced"));
+        if get("gateway").is_some_and(|node| self.yes_no(node, "gateway")) {
+            // Read by the gateway itself (a webhook's secret), so the blueprint need not name it.
+            self.config_used.insert(key.text.clone());
+        }
         let Some(kind_node) = get("type") else {
             self.faults.push(
                 "missing",
