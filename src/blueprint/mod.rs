@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::secret::Secret;
 
+mod bind;
 mod builtin;
 mod compile;
 mod diagnostic;
@@ -28,6 +29,7 @@ mod settings;
 mod table;
 mod template;
 mod wire;
+mod writer;
 mod yaml;
 
 #[cfg(test)]

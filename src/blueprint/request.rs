@@ -9,8 +9,8 @@ use super::eval::{Scene, eval};
 use super::limit::Limits;
 use super::plan::Plan;
 use super::responses;
-use super::template::{Path, Writer};
 use super::wire::{RequestDef, header_text};
+use super::writer::{Path, Writer};
 use super::{Reply, Request, Tables, Verdict};
 use crate::secret::Secret;
 

@@ -177,3 +177,31 @@ fn what_is_entered_is_checked_all_at_once() {
     let allowed = blueprint.bind(&config, &|url| url.starts_with("http://10."));
     assert_eq!(allowed.expect_err("the key").len(), 1);
 }
+
+/// The page that teaches the language shows a whole blueprint and a fault in it: both are as it says.
+#[test]
+fn the_page_tells_the_truth() {
+    let page = include_str!("../../docs/blueprints.md");
+    let block = |start: &str| {
+        let (_, rest) = page.split_once(start).expect("a block");
+        rest.split_once("```").expect("its end").0.to_owned()
+    };
+    let text = block("```yaml\n");
+    let checked = check(&text);
+    assert!(
+        checked.diagnostics.is_empty(),
+        "{}",
+        render("acme.yaml", &text, &checked.diagnostics)
+    );
+    let slip = text.replace("=cents(properties", "=cents(propertes");
+    let shown = render("acme.yaml", &slip, &check(&slip).diagnostics);
+    let console = block("$ aqueduct check acme.yaml\n");
+    assert!(console.starts_with(shown.trim_end()), "{shown}\n{console}");
+    for function in super::function::FUNCTIONS {
+        assert!(
+            page.contains(&format!("`{}(", function.name)),
+            "the page does not have {}",
+            function.name
+        );
+    }
+}

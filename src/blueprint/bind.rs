@@ -1,0 +1,390 @@
+//! Filling an integration's config into a blueprint.
+
+use std::sync::Arc;
+
+use super::entry::{Entries, Entry};
+use super::expr::{Expr, TableRef, simplify};
+use super::function::Fun;
+use super::plan::{OncePlan, Plan, RequestPlan, TableSource, Wire};
+use super::template::{Member, Name, Tpl};
+use super::wire::{OnceDef, RequestDef, header_text};
+use super::writer::head;
+use super::{Blueprint, Config, ConfigValue, FieldFault, FieldKind};
+use crate::secret::Secret;
+
+impl Blueprint {
+    /// Fills in the config.
+    ///
+    /// # Errors
+    /// Fields that are missing, unknown or of another kind; addresses that are not https (unless
+    /// `insecure_ok(url)`); line breaks and non-ASCII where a header or URL is made.
+    pub fn bind(
+        &self,
+        config: &Config,
+        insecure_ok: &dyn Fn(&str) -> bool,
+    ) -> Result<Plan, Vec<FieldFault>> {
+        let faults = self.config_faults(config, insecure_ok);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let binder = Binder {
+            blueprint: self,
+            config,
+        };
+        let wires: Vec<Wire> = self.requests.iter().map(|def| binder.wire(def)).collect();
+        let requests = wires.iter().map(|wire| request_plan(&wire.def)).collect();
+        let mut sources = Vec::new();
+        let mut rows = Vec::new();
+        for table in &self.tables {
+            let (Some(remote), TableRef::Remote(about)) = (&table.remote, &table.reference) else {
+                continue;
+            };
+            let url = match binder.url(&remote.from) {
+                Expr::Text(text) => text.to_string(),
+                _ => {
+                    return Err(vec![FieldFault {
+                        field: "config".to_owned(),
+                        code: "missing".to_owned(),
+                        message: format!(
+                            "the config does not say where `{}` is read from",
+                            table.name
+                        ),
+                    }]);
+                }
+            };
+            sources.push(TableSource {
+                name: table.name.clone(),
+                url: Secret::new(url),
+                refresh: remote.refresh,
+                hold: about.hold,
+            });
+            rows.push(remote.rows.clone());
+        }
+        let mut entries = self.entries.map(&mut |expr| binder.expr(expr));
+        entries.freeze();
+        Ok(Plan {
+            entries,
+            requests,
+            wires,
+            sources,
+            rows,
+        })
+    }
+
+    fn config_faults(
+        &self,
+        config: &Config,
+        insecure_ok: &dyn Fn(&str) -> bool,
+    ) -> Vec<FieldFault> {
+        let mut faults = Vec::new();
+        let mut fault = |key: &str, code: &str, message: String| {
+            faults.push(FieldFault {
+                field: format!("config.{key}"),
+                code: code.to_owned(),
+                message,
+            });
+        };
+        for key in config.keys() {
+            if !self.fields.iter().any(|field| field.key == *key) {
+                fault(key, "unknown_field", format!("there is no field `{key}`"));
+            }
+        }
+        let on_wire = self.on_wire();
+        for field in &self.fields {
+            let value = config.get(&field.key);
+            let key = field.key.as_str();
+            let Some(value) = value else {
+                if !field.optional && field.default.is_none() {
+                    fault(key, "missing", format!("`{}` is needed", field.label));
+                }
+                continue;
+            };
+            let fits = matches!(
+                (&field.kind, value),
+                (FieldKind::Secret, ConfigValue::Secret(_))
+                    | (
+                        FieldKind::Text | FieldKind::Url | FieldKind::Choice(_),
+                        ConfigValue::Text(_)
+                    )
+                    | (FieldKind::Number, ConfigValue::Number(_))
+                    | (FieldKind::YesNo, ConfigValue::YesNo(_))
+            );
+            if !fits {
+                fault(
+                    key,
+                    "wrong_type",
+                    format!("`{}` is of another kind", field.label),
+                );
+                continue;
+            }
+            let text = config_text(value);
+            if on_wire.contains(&field.key) && !header_text(&text) {
+                fault(
+                    key,
+                    "not_ascii",
+                    format!(
+                        "`{}` is part of an address or a header: it must be one line of printable ASCII",
+                        field.label
+                    ),
+                );
+            } else if field.kind == FieldKind::Url
+                && let Err((code, message)) = url_fault(&text, insecure_ok)
+            {
+                fault(key, code, format!("`{}` {message}", field.label));
+            }
+        }
+        faults
+    }
+
+    /// Config fields that stand in an address or a header.
+    fn on_wire(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut note = |expr: &Expr| {
+            expr.walk(&mut |part| {
+                if let Expr::Config(name) = part {
+                    found.push(name.to_string());
+                }
+            });
+        };
+        for request in &self.requests {
+            note(&request.url);
+            request.headers.iter().for_each(|(_, header)| note(header));
+        }
+        for remote in self.tables.iter().filter_map(|table| table.remote.as_ref()) {
+            note(&remote.from);
+        }
+        found
+    }
+}
+
+fn url_fault(
+    text: &str,
+    insecure_ok: &dyn Fn(&str) -> bool,
+) -> Result<(), (&'static str, &'static str)> {
+    let Ok(url) = url::Url::parse(text) else {
+        return Err(("not_a_url", "is not an address: write https://host/path"));
+    };
+    if url.host_str().is_none_or(str::is_empty)
+        || !url.username().is_empty()
+        || url.password().is_some()
+    {
+        return Err((
+            "not_a_url",
+            "must be an address with a host and without a user name",
+        ));
+    }
+    if url.scheme() != "https" && !(url.scheme() == "http" && insecure_ok(text)) {
+        return Err((
+            "not_https",
+            "must start with https:// (other addresses must be allowed in AQUEDUCT_EGRESS_ALLOW)",
+        ));
+    }
+    Ok(())
+}
+
+/// A config value as text.
+fn config_text(value: &ConfigValue) -> String {
+    match value {
+        ConfigValue::Text(text) => text.clone(),
+        ConfigValue::Secret(secret) => secret.expose().to_owned(),
+        ConfigValue::Number(number) => number.to_string(),
+        ConfigValue::YesNo(yes) => yes.to_string(),
+    }
+}
+
+fn request_plan(def: &RequestDef) -> RequestPlan {
+    RequestPlan {
+        name: def.name.clone(),
+        batched: def.batched,
+        items_max: def.items_max,
+        bytes_max: def.bytes_max,
+        wait: def.wait,
+        once: def.once.as_ref().map(|once| OncePlan {
+            def: Arc::new(once.clone()),
+            lasts: once.lasts,
+        }),
+        replies: def.replies.clone(),
+    }
+}
+
+/// Puts config values where their names stand.
+struct Binder<'b> {
+    blueprint: &'b Blueprint,
+    config: &'b Config,
+}
+
+impl Binder<'_> {
+    fn value(&self, name: &str) -> Expr {
+        let field = self.blueprint.fields.iter().find(|field| field.key == name);
+        match self.config.get(name) {
+            Some(ConfigValue::Text(text)) if !text.is_empty() => Expr::Text(text.as_str().into()),
+            Some(ConfigValue::Secret(secret)) => Expr::Text(secret.expose().into()),
+            Some(ConfigValue::Number(number)) => Expr::Number(number.to_string().into()),
+            Some(ConfigValue::YesNo(yes)) => Expr::YesNo(*yes),
+            _ => match field.and_then(|field| Some((&field.kind, field.default.as_deref()?))) {
+                Some((FieldKind::Number, text)) => Expr::Number(text.into()),
+                Some((FieldKind::YesNo, text)) => Expr::YesNo(text == "true"),
+                Some((_, text)) => Expr::Text(text.into()),
+                None => Expr::Missing,
+            },
+        }
+    }
+
+    fn expr(&self, expr: &Expr) -> Expr {
+        simplify(expr.replace(&mut |part| match part {
+            Expr::Config(name) => Some(self.value(name)),
+            _ => None,
+        }))
+    }
+
+    /// As `expr`, with everything that is filled into an address percent-encoded, but for addresses and
+    /// choices of the config.
+    fn url(&self, expr: &Expr) -> Expr {
+        let bound = match expr {
+            Expr::Call(fun, args) => Expr::Call(
+                *fun,
+                args.iter()
+                    .enumerate()
+                    .map(|(at, arg)| {
+                        if at == 0 && *fun == Fun::If {
+                            self.expr(arg)
+                        } else {
+                            self.url(arg)
+                        }
+                    })
+                    .collect(),
+            ),
+            Expr::Pieces(parts) => {
+                let parts: Vec<Expr> = parts
+                    .iter()
+                    .enumerate()
+                    .map(|(at, part)| self.url_part(part, parts.get(at + 1)))
+                    .collect();
+                Expr::Pieces(parts.into())
+            }
+            other => self.expr(other),
+        };
+        simplify(bound)
+    }
+
+    fn url_part(&self, part: &Expr, next: Option<&Expr>) -> Expr {
+        let plain = |name: &str| {
+            self.blueprint
+                .fields
+                .iter()
+                .any(|f| f.key == name && matches!(f.kind, FieldKind::Url | FieldKind::Choice(_)))
+        };
+        match part {
+            Expr::Text(_) => part.clone(),
+            Expr::Config(name) if plain(name) => match (self.value(name), next) {
+                (Expr::Text(base), Some(Expr::Text(next))) if next.starts_with('/') => {
+                    Expr::Text(base.trim_end_matches('/').into())
+                }
+                (value, _) => value,
+            },
+            other => Expr::Encoded(Arc::new(self.expr(other))),
+        }
+    }
+
+    fn wire(&self, def: &RequestDef) -> Wire {
+        let mut bound = def.clone();
+        bound.url = self.url(&def.url);
+        for (_, header) in &mut bound.headers {
+            *header = self.expr(header);
+        }
+        bound.body = def
+            .body
+            .as_ref()
+            .map(|body| frozen(body.map(&mut |expr| self.expr(expr))));
+        // Shapes are inlined already.
+        bound.shape = None;
+        bound.by = def.by.as_ref().map(|by| self.expr(by));
+        bound.once = def.once.as_ref().map(|once| OnceDef {
+            key: self.expr(&once.key),
+            value: once.value.as_ref().map(|value| self.expr(value)),
+            lasts: once.lasts,
+        });
+        let mut lookups = Vec::new();
+        let mut note = |expr: &Expr| {
+            expr.walk(&mut |part| {
+                if matches!(part, Expr::Call(Fun::Lookup, _)) {
+                    lookups.push(part.clone());
+                }
+            });
+        };
+        note(&bound.url);
+        bound.headers.iter().for_each(|(_, header)| note(header));
+        if let Some(body) = &bound.body {
+            body.walk(&mut note);
+        }
+        Wire {
+            def: bound,
+            lookups,
+        }
+    }
+}
+
+impl Entries {
+    fn freeze(&mut self) {
+        let all = self
+            .track
+            .values_mut()
+            .chain(&mut self.any_other)
+            .chain(self.calls.values_mut());
+        for entry in all {
+            if let Entry::Send { sends, .. } = entry {
+                for send in sends {
+                    send.item = frozen(std::mem::replace(&mut send.item, Tpl::Nothing));
+                }
+            }
+        }
+    }
+}
+
+/// This with its constants as ready JSON.
+fn frozen(tpl: Tpl) -> Tpl {
+    match tpl {
+        Tpl::Value(Expr::Text(text)) => Tpl::constant(&serde_json::Value::from(text.as_ref())),
+        Tpl::Value(Expr::YesNo(yes)) => Tpl::constant(&yes.into()),
+        Tpl::Value(Expr::Number(text)) => Tpl::Raw(text.as_bytes().into()),
+        Tpl::Group(members) => Tpl::Group(
+            members
+                .into_iter()
+                .filter_map(|member| match member {
+                    Member::Field {
+                        key,
+                        tpl,
+                        line,
+                        span,
+                    } => Some(Member::Field {
+                        key: match key {
+                            Name::Plain(name) => {
+                                let head = head(&name).into();
+                                Name::Ready(name, head)
+                            }
+                            key => key,
+                        },
+                        tpl: frozen(tpl),
+                        line,
+                        span,
+                    }),
+                    Member::Spread {
+                        from: Tpl::Nothing, ..
+                    } => None,
+                    spread => Some(spread),
+                })
+                .collect(),
+        ),
+        Tpl::List(mut items) => {
+            for item in &mut items {
+                item.tpl = frozen(std::mem::replace(&mut item.tpl, Tpl::Nothing));
+            }
+            Tpl::List(items)
+        }
+        Tpl::Each(mut each) => {
+            each.row = frozen(each.row);
+            Tpl::Each(each)
+        }
+        same => same,
+    }
+}
