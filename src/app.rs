@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::config::Settings;
-use crate::delivery::{Handle, WebhookError};
 use crate::delivery::{self, Delivery};
+use crate::delivery::{Handle, WebhookError};
 use crate::ingest::{WebhookAnswer, WebhookSink};
 use crate::journal::store::sqlite::SqliteStore;
 use crate::journal::{self, Journal};
@@ -54,7 +54,9 @@ pub struct App {
 
 impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("App").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("App")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }
 
@@ -67,16 +69,27 @@ impl App {
         let prometheus = telemetry::recorder()?;
         let data_dir = &settings.data_dir;
         std::fs::create_dir_all(data_dir).with_context(|| {
-            format!("{} cannot be created; check its parent's permissions or set AQUEDUCT_DATA_DIR", data_dir.display())
+            format!(
+                "{} cannot be created; check its parent's permissions or set AQUEDUCT_DATA_DIR",
+                data_dir.display()
+            )
         })?;
 
         // The journal's lock makes this process the directory's only user: it comes first.
         let store = SqliteStore::open(data_dir, journal::store::random_key())?;
         let journal = Journal::open(Box::new(store), journal_options(&settings), clock.clone())?;
-        let logbook = Logbook::open(&data_dir.join("attempts.db"), logbook_options(&settings), clock.clone())?;
+        let logbook = Logbook::open(
+            &data_dir.join("attempts.db"),
+            logbook_options(&settings),
+            clock.clone(),
+        )?;
 
         let guard = Arc::new(Guard::parse(&settings.egress_allow)?);
-        let client = Client::new(guard.clone(), concat!("aqueduct/", env!("CARGO_PKG_VERSION")), clock.clone())?;
+        let client = Client::new(
+            guard.clone(),
+            concat!("aqueduct/", env!("CARGO_PKG_VERSION")),
+            clock.clone(),
+        )?;
         let random = Random::system();
         let ring = KeyRing::load(data_dir, settings.encryption_keys.as_ref(), &random)?;
         let checks = Checks {
@@ -86,8 +99,12 @@ impl App {
             vendor: vendor::by_name,
             builtin: blueprint::builtin(),
         };
-        let given = Given { write_key: settings.write_key.clone(), admin_token: settings.admin_token.clone() };
-        let (registry, issued) = Registry::open(data_dir, ring, &given, clock.clone(), random, checks)?;
+        let given = Given {
+            write_key: settings.write_key.clone(),
+            admin_token: settings.admin_token.clone(),
+        };
+        let (registry, issued) =
+            Registry::open(data_dir, ring, &given, clock.clone(), random, checks)?;
         registry.finish_interrupted().await?;
 
         let delivery = Delivery::start(
@@ -96,7 +113,10 @@ impl App {
             client,
             logbook.clone(),
             clock.clone(),
-            delivery::Options { datafiles_dir: data_dir.join("datafiles"), seed: rand::random() },
+            delivery::Options {
+                datafiles_dir: data_dir.join("datafiles"),
+                seed: rand::random(),
+            },
         );
         let draining = Arc::new(AtomicBool::new(false));
         let ingest = ingest::router(ingest::State {
@@ -116,7 +136,12 @@ impl App {
             logbook: logbook.clone(),
             clock: clock.clone(),
         });
-        let ops = ops::router(ops::Ops { prometheus, journal: journal.clone(), draining: draining.clone(), clock });
+        let ops = ops::router(ops::Ops {
+            prometheus,
+            journal: journal.clone(),
+            draining: draining.clone(),
+            clock,
+        });
 
         let drain = Duration::from_secs(settings.drain_s);
         let ingest_listener = bind("ingest_listen", settings.ingest_listen).await?;
@@ -127,7 +152,11 @@ impl App {
             admin: admin_listener.local_addr()?,
             metrics: metrics_listener.local_addr()?,
         };
-        let inner = ServeOptions { drain: Duration::from_secs(2), connections_max: 256, ..ServeOptions::default() };
+        let inner = ServeOptions {
+            drain: Duration::from_secs(2),
+            connections_max: 256,
+            ..ServeOptions::default()
+        };
         let public = ServeOptions {
             head_timeout: Duration::from_secs(settings.header_timeout_s),
             connections_max: settings.max_connections,
@@ -140,7 +169,11 @@ impl App {
         Ok(Self {
             addresses,
             issued,
-            services: vec![(ingest_listener, ingest, public), (admin_listener, admin, inner.clone()), (metrics_listener, ops, inner)],
+            services: vec![
+                (ingest_listener, ingest, public),
+                (admin_listener, admin, inner.clone()),
+                (metrics_listener, ops, inner),
+            ],
             journal,
             delivery,
             logbook,
@@ -167,12 +200,24 @@ impl App {
     /// # Errors
     /// When a part ended in a way it should not.
     pub async fn run(self, soft: CancellationToken, hard: CancellationToken) -> anyhow::Result<()> {
-        let Self { services, journal, delivery, logbook, draining, drain, .. } = self;
+        let Self {
+            services,
+            journal,
+            delivery,
+            logbook,
+            draining,
+            drain,
+            ..
+        } = self;
         // Ingest stops first; health and admin answer until the last.
         let late = CancellationToken::new();
         let mut served = Vec::new();
         for (place, (listener, router, options)) in services.into_iter().enumerate() {
-            let stop = if place == 0 { soft.clone() } else { late.clone() };
+            let stop = if place == 0 {
+                soft.clone()
+            } else {
+                late.clone()
+            };
             served.push(tokio::spawn(net::serve(listener, router, options, stop)));
         }
         soft.cancelled().await;
@@ -202,7 +247,11 @@ impl App {
 }
 
 async fn bind(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("{setting}: cannot listen on {addr}; is another process there? Port 0 takes a free one"))
+    TcpListener::bind(addr).await.with_context(|| {
+        format!(
+            "{setting}: cannot listen on {addr}; is another process there? Port 0 takes a free one"
+        )
+    })
 }
 
 fn journal_options(settings: &Settings) -> journal::Options {
@@ -217,7 +266,11 @@ fn journal_options(settings: &Settings) -> journal::Options {
 }
 
 fn logbook_options(settings: &Settings) -> logbook::Options {
-    logbook::Options { keep_ms: ms(settings.attempts_keep_s), bytes_max: settings.attempts_bytes, ..logbook::Options::default() }
+    logbook::Options {
+        keep_ms: ms(settings.attempts_keep_s),
+        bytes_max: settings.attempts_bytes,
+        ..logbook::Options::default()
+    }
 }
 
 fn ingest_options(settings: &Settings) -> ingest::Options {
@@ -240,7 +293,9 @@ impl WebhookSink for Webhooks {
         match self.0.optimizely_webhook(integration, signature, body) {
             Ok(_) => WebhookAnswer::NoContent,
             Err(WebhookError::Unknown) => WebhookAnswer::Unknown,
-            Err(WebhookError::NoSecret | WebhookError::Notice(NoticeError::BadSignature)) => WebhookAnswer::BadSignature,
+            Err(WebhookError::NoSecret | WebhookError::Notice(NoticeError::BadSignature)) => {
+                WebhookAnswer::BadSignature
+            }
             Err(WebhookError::Notice(NoticeError::Malformed)) => WebhookAnswer::Malformed,
         }
     }

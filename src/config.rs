@@ -142,7 +142,13 @@ impl Inputs {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one door to the environment")]
     pub fn process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
-        Self { file, environment: std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect(), flags }
+        Self {
+            file,
+            environment: std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .collect(),
+            flags,
+        }
     }
 }
 
@@ -173,20 +179,30 @@ struct Reader {
 
 impl Reader {
     fn new() -> Self {
-        Self { values: BTreeMap::new(), faults: Vec::new() }
+        Self {
+            values: BTreeMap::new(),
+            faults: Vec::new(),
+        }
     }
 
     fn fault(&mut self, key: &str, origin: &Origin, message: impl Into<String>) {
-        self.faults.push(Fault { key: key.to_owned(), origin: origin.to_string(), message: message.into() });
+        self.faults.push(Fault {
+            key: key.to_owned(),
+            origin: origin.to_string(),
+            message: message.into(),
+        });
     }
 
     fn defaults(&mut self) {
         let table: toml::Table = match DEFAULTS.parse() {
             Ok(table) => table,
-            Err(error) => return self.fault("aqueduct.default.toml", &Origin::Default, error.to_string()),
+            Err(error) => {
+                return self.fault("aqueduct.default.toml", &Origin::Default, error.to_string());
+            }
         };
         for (key, value) in table {
-            self.values.insert(key, (plain(&value).unwrap_or_default(), Origin::Default));
+            self.values
+                .insert(key, (plain(&value).unwrap_or_default(), Origin::Default));
         }
     }
 
@@ -196,7 +212,9 @@ impl Reader {
         } else {
             let help = match near(key, self.values.keys()) {
                 Some(known) => format!("there is no such setting; did you mean `{known}`?"),
-                None => "there is no such setting; see aqueduct.default.toml for all of them".to_owned(),
+                None => {
+                    "there is no such setting; see aqueduct.default.toml for all of them".to_owned()
+                }
             };
             self.fault(key, &origin, help);
         }
@@ -206,7 +224,9 @@ impl Reader {
         let origin = Origin::File(path.to_owned());
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) => return self.fault("--config", &origin, format!("cannot be read: {error}")),
+            Err(error) => {
+                return self.fault("--config", &origin, format!("cannot be read: {error}"));
+            }
         };
         let table: toml::Table = match text.parse() {
             Ok(table) => table,
@@ -214,25 +234,40 @@ impl Reader {
         };
         for (key, value) in table {
             let Some(text) = plain(&value) else {
-                self.fault(&key, &origin, "must be a text, a number, true or false, or a list of texts");
+                self.fault(
+                    &key,
+                    &origin,
+                    "must be a text, a number, true or false, or a list of texts",
+                );
                 continue;
             };
             match expand(&text, environment) {
                 Ok(text) => self.set(&key, text, origin.clone()),
-                Err(name) => self.fault(&key, &origin, format!("names ${{{name}}}, and the environment variable {name} is not set")),
+                Err(name) => self.fault(
+                    &key,
+                    &origin,
+                    format!("names ${{{name}}}, and the environment variable {name} is not set"),
+                ),
             }
         }
     }
 
     fn environment(&mut self, environment: &BTreeMap<String, String>) {
         for (name, value) in environment {
-            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+            let Some(rest) = name.strip_prefix(PREFIX) else {
+                continue;
+            };
             let key = rest.to_ascii_lowercase();
             let origin = Origin::Environment(name.clone());
-            match key.strip_suffix("_file").filter(|base| SECRETS.contains(base)) {
+            match key
+                .strip_suffix("_file")
+                .filter(|base| SECRETS.contains(base))
+            {
                 Some(base) => match std::fs::read_to_string(value) {
                     Ok(text) => self.set(base, text.trim().to_owned(), origin),
-                    Err(error) => self.fault(base, &origin, format!("{value} cannot be read: {error}")),
+                    Err(error) => {
+                        self.fault(base, &origin, format!("{value} cannot be read: {error}"))
+                    }
                 },
                 None => self.set(&key, value.clone(), origin),
             }
@@ -241,7 +276,10 @@ impl Reader {
 
     /// The text of a setting; every key asked for stands in the default file (a test holds the two together).
     fn text(&self, key: &str) -> (String, Origin) {
-        self.values.get(key).cloned().unwrap_or_else(|| (String::new(), Origin::Default))
+        self.values
+            .get(key)
+            .cloned()
+            .unwrap_or_else(|| (String::new(), Origin::Default))
     }
 
     fn parsed<T: std::str::FromStr>(&mut self, key: &str, fallback: T, wanted: &str) -> T {
@@ -272,7 +310,11 @@ impl Reader {
     }
 
     fn address(&mut self, key: &str) -> SocketAddr {
-        self.parsed(key, SocketAddr::from(([127, 0, 0, 1], 0)), "an address and port such as 127.0.0.1:8080")
+        self.parsed(
+            key,
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            "an address and port such as 127.0.0.1:8080",
+        )
     }
 
     fn secret(&self, key: &str) -> Option<Secret> {
@@ -283,9 +325,17 @@ impl Reader {
     fn finish(mut self) -> Result<Settings, ConfigError> {
         let (store, store_origin) = self.text("store");
         if store.starts_with("postgres:") || store.starts_with("postgresql:") {
-            self.fault("store", &store_origin, "Postgres is not available in this version; leave it at `sqlite:`");
+            self.fault(
+                "store",
+                &store_origin,
+                "Postgres is not available in this version; leave it at `sqlite:`",
+            );
         } else if store != "sqlite:" {
-            self.fault("store", &store_origin, format!("`{store}` is not a store; use `sqlite:`"));
+            self.fault(
+                "store",
+                &store_origin,
+                format!("`{store}` is not a store; use `sqlite:`"),
+            );
         }
         let (data_dir, data_origin) = self.text("data_dir");
         if data_dir.trim().is_empty() {
@@ -296,16 +346,28 @@ impl Reader {
             "json" => LogFormat::Json,
             "pretty" => LogFormat::Pretty,
             other => {
-                self.fault("log_format", &format_origin, format!("`{other}` is not a format; use json or pretty"));
+                self.fault(
+                    "log_format",
+                    &format_origin,
+                    format!("`{other}` is not a format; use json or pretty"),
+                );
                 LogFormat::Json
             }
         };
         let (log, log_origin) = self.text("log");
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log) {
-            self.fault("log", &log_origin, format!("`{log}` is not a log filter: {error}"));
+            self.fault(
+                "log",
+                &log_origin,
+                format!("`{log}` is not a log filter: {error}"),
+            );
         }
         let (allow, allow_origin) = self.text("egress_allow");
-        let egress_allow: Vec<String> = allow.split(',').map(|entry| entry.trim().to_owned()).filter(|entry| !entry.is_empty()).collect();
+        let egress_allow: Vec<String> = allow
+            .split(',')
+            .map(|entry| entry.trim().to_owned())
+            .filter(|entry| !entry.is_empty())
+            .collect();
         for entry in &egress_allow {
             if let Err(fault) = crate::vendor::guard::Guard::parse(&[entry]) {
                 self.fault("egress_allow", &allow_origin, fault.to_string());
@@ -313,8 +375,18 @@ impl Reader {
         }
         for key in ["admin_token", "write_key"] {
             let (text, origin) = self.text(key);
-            if !text.trim().is_empty() && (text.trim().len() < 8 || !text.trim().bytes().all(|b| b.is_ascii_graphic() && b != b':')) {
-                self.fault(key, &origin, "must be at least 8 characters of printable ASCII, without spaces and colons");
+            if !text.trim().is_empty()
+                && (text.trim().len() < 8
+                    || !text
+                        .trim()
+                        .bytes()
+                        .all(|b| b.is_ascii_graphic() && b != b':'))
+            {
+                self.fault(
+                    key,
+                    &origin,
+                    "must be at least 8 characters of printable ASCII, without spaces and colons",
+                );
             }
         }
         let settings = Settings {
@@ -332,7 +404,12 @@ impl Reader {
             max_connections: self.size("max_connections"),
             header_timeout_s: self.positive("header_timeout_s"),
             body_timeout_s: self.positive("body_timeout_s"),
-            source_rate: Some(self.parsed("source_rate", 0, "a whole number of events a second, 0 for no limit")).filter(|rate| *rate > 0),
+            source_rate: Some(self.parsed(
+                "source_rate",
+                0,
+                "a whole number of events a second, 0 for no limit",
+            ))
+            .filter(|rate| *rate > 0),
             drain_s: self.positive("drain_s"),
             dedup_window_s: self.positive("dedup_window_s"),
             dedup_bytes: self.size("dedup_bytes"),
@@ -341,15 +418,27 @@ impl Reader {
             free_bytes_min: self.number("free_bytes_min"),
             attempts_keep_s: self.positive("attempts_keep_s"),
             attempts_bytes: self.positive("attempts_bytes"),
-            effective: self.values.iter().map(|(key, (value, origin))| (key.clone(), (shown(key, value), origin.clone()))).collect(),
+            effective: self
+                .values
+                .iter()
+                .map(|(key, (value, origin))| (key.clone(), (shown(key, value), origin.clone())))
+                .collect(),
         };
-        if self.faults.is_empty() { Ok(settings) } else { Err(ConfigError(self.faults)) }
+        if self.faults.is_empty() {
+            Ok(settings)
+        } else {
+            Err(ConfigError(self.faults))
+        }
     }
 }
 
 /// A setting's value as it may be shown.
 fn shown(key: &str, value: &str) -> String {
-    if SECRETS.contains(&key) && !value.is_empty() { "(secret)".to_owned() } else { value.to_owned() }
+    if SECRETS.contains(&key) && !value.is_empty() {
+        "(secret)".to_owned()
+    } else {
+        value.to_owned()
+    }
 }
 
 /// The text of a TOML value; a list of texts is joined by commas.
@@ -358,7 +447,11 @@ fn plain(value: &toml::Value) -> Option<String> {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(number) => Some(number.to_string()),
         toml::Value::Boolean(flag) => Some(flag.to_string()),
-        toml::Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>().map(|texts| texts.join(",")),
+        toml::Value::Array(items) => items
+            .iter()
+            .map(|item| item.as_str().map(str::to_owned))
+            .collect::<Option<Vec<_>>>()
+            .map(|texts| texts.join(",")),
         _ => None,
     }
 }
@@ -368,7 +461,9 @@ fn expand(text: &str, environment: &BTreeMap<String, String>) -> Result<String, 
     let mut out = String::new();
     let mut rest = text;
     while let Some(start) = rest.find("${") {
-        let Some(length) = rest[start + 2..].find('}') else { break };
+        let Some(length) = rest[start + 2..].find('}') else {
+            break;
+        };
         let name = &rest[start + 2..start + 2 + length];
         out.push_str(&rest[..start]);
         out.push_str(environment.get(name).ok_or(name)?);
@@ -380,7 +475,11 @@ fn expand(text: &str, environment: &BTreeMap<String, String>) -> Result<String, 
 
 /// The known key most like this one, when it is close.
 fn near<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a String> {
-    known.map(|candidate| (strsim::damerau_levenshtein(key, candidate), candidate)).filter(|(distance, _)| *distance <= 3).min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
+    known
+        .map(|candidate| (strsim::damerau_levenshtein(key, candidate), candidate))
+        .filter(|(distance, _)| *distance <= 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]
@@ -388,14 +487,25 @@ mod tests {
     use super::{Inputs, Origin, Settings};
 
     fn with(pairs: &[(&str, &str)]) -> Inputs {
-        Inputs { environment: pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(), ..Inputs::default() }
+        Inputs {
+            environment: pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            ..Inputs::default()
+        }
     }
 
     #[test]
     fn the_default_file_is_a_valid_configuration_and_names_every_setting() {
         let settings = Settings::load(&Inputs::default()).expect("defaults");
         assert_eq!(settings.admin_listen.port(), 8084);
-        assert!(settings.effective.values().all(|(_, origin)| *origin == Origin::Default));
+        assert!(
+            settings
+                .effective
+                .values()
+                .all(|(_, origin)| *origin == Origin::Default)
+        );
         // Every key that is read stands in the file: a key missing there would have parsed as an empty text and failed.
         assert_eq!(settings.effective.len(), 24);
     }
@@ -428,11 +538,26 @@ mod tests {
         ]);
         let faults = Settings::load(&inputs).expect_err("faults").0;
         let keys: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
-        for key in ["ingest_listen", "drain_s", "datadir", "store", "log_format", "egress_allow", "write_key"] {
+        for key in [
+            "ingest_listen",
+            "drain_s",
+            "datadir",
+            "store",
+            "log_format",
+            "egress_allow",
+            "write_key",
+        ] {
             assert!(keys.contains(&key), "{key} in {keys:?}");
         }
-        assert!(faults.iter().any(|fault| fault.message.contains("did you mean `data_dir`?")));
-        assert!(!faults.iter().any(|fault| fault.message.contains("a b")), "a secret is never repeated");
+        assert!(
+            faults
+                .iter()
+                .any(|fault| fault.message.contains("did you mean `data_dir`?"))
+        );
+        assert!(
+            !faults.iter().any(|fault| fault.message.contains("a b")),
+            "a secret is never repeated"
+        );
     }
 
     #[test]
@@ -440,7 +565,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("aqueduct.toml");
         std::fs::write(&path, "write_key = \"${NO_SUCH_VARIABLE}\"\n").expect("write");
-        let faults = Settings::load(&Inputs { file: Some(path), ..Inputs::default() }).expect_err("fault").0;
+        let faults = Settings::load(&Inputs {
+            file: Some(path),
+            ..Inputs::default()
+        })
+        .expect_err("fault")
+        .0;
         assert!(faults[0].message.contains("NO_SUCH_VARIABLE"));
     }
 }

@@ -61,10 +61,25 @@ async fn ready(State(ops): State<Ops>) -> Response {
     }
     let health = ops.journal.health();
     if !health.writable {
-        reasons.push(health.reason.unwrap_or_else(|| "the journal takes no events".to_owned()));
+        reasons.push(
+            health
+                .reason
+                .unwrap_or_else(|| "the journal takes no events".to_owned()),
+        );
     }
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready: reasons.is_empty(), reasons })).into_response()
+    let status = if reasons.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+        }),
+    )
+        .into_response()
 }
 
 async fn render(State(ops): State<Ops>) -> Response {
@@ -72,7 +87,14 @@ async fn render(State(ops): State<Ops>) -> Response {
         // The other metrics are still worth scraping; /readyz says what is wrong.
         tracing::warn!(%error, "the journal's books could not be read for /metrics");
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.prometheus.render()).into_response()
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        ops.prometheus.render(),
+    )
+        .into_response()
 }
 
 /// Brings the metrics that mirror the journal up to date.

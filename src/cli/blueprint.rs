@@ -85,9 +85,14 @@ pub fn run_check_json(files: &[PathBuf]) -> Output {
 fn sources(files: &[PathBuf]) -> Vec<(String, std::io::Result<String>)> {
     if files.is_empty() {
         let shipped = blueprint::builtin().iter();
-        return shipped.map(|(name, text)| (format!("{name}.yaml"), Ok((*text).to_owned()))).collect();
+        return shipped
+            .map(|(name, text)| (format!("{name}.yaml"), Ok((*text).to_owned())))
+            .collect();
     }
-    files.iter().map(|file| (file.display().to_string(), std::fs::read_to_string(file))).collect()
+    files
+        .iter()
+        .map(|file| (file.display().to_string(), std::fs::read_to_string(file)))
+        .collect()
 }
 
 fn check_one(name: &str, source: &str, text: &mut String) -> bool {

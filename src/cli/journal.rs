@@ -261,11 +261,11 @@ async fn run_soak(soak: &Soak) -> anyhow::Result<()> {
                 acks.write_all(format!("settled {upto}\n").as_bytes())?;
             }
         }
-        if round % 16 == 15 {
-            if let Err(error) = journal.tidy().await {
-                acks.write_all(format!("failed {error}\n").as_bytes())?;
-                bail!("tidy: {error}");
-            }
+        if round % 16 == 15
+            && let Err(error) = journal.tidy().await
+        {
+            acks.write_all(format!("failed {error}\n").as_bytes())?;
+            bail!("tidy: {error}");
         }
     }
     journal.close().await;

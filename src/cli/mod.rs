@@ -56,7 +56,10 @@ impl SettingFlags {
             ("admin_listen", &self.admin_listen),
             ("metrics_listen", &self.metrics_listen),
         ];
-        let mut flags: Vec<(String, String)> = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect();
+        let mut flags: Vec<(String, String)> = named
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)))
+            .collect();
         flags.extend(self.set.iter().map(|pair| match pair.split_once('=') {
             Some((key, value)) => (key.to_owned(), value.to_owned()),
             None => (pair.clone(), String::new()),
@@ -110,22 +113,48 @@ impl Cli {
         let inputs = self.settings.inputs();
         match self.command.unwrap_or(Command::Serve) {
             Command::Serve => with_settings(&inputs, |settings| in_runtime(serve::serve(settings))),
-            Command::Demo { exit } => with_settings(&inputs, |settings| in_runtime(serve::demo(settings, exit))),
+            Command::Demo { exit } => {
+                with_settings(&inputs, |settings| in_runtime(serve::demo(settings, exit)))
+            }
             Command::Sandbox { listen } => in_runtime(serve::sandbox(listen)),
             Command::Check { files, json: false } => shown(blueprint::run_check(&files)),
             Command::Check { files, json: true } => shown(blueprint::run_check_json(&files)),
-            Command::Try(asked) => shown(blueprint::run_try(&asked, crate::clock::Clock::now_ms(&crate::clock::SystemClock))),
-            Command::Journal(command) => with_settings(&inputs, |settings| finished(journal::run(command, &settings.data_dir, &mut std::io::stdout().lock()).map(passed))),
+            Command::Try(asked) => shown(blueprint::run_try(
+                &asked,
+                crate::clock::Clock::now_ms(&crate::clock::SystemClock),
+            )),
+            Command::Journal(command) => with_settings(&inputs, |settings| {
+                finished(
+                    journal::run(command, &settings.data_dir, &mut std::io::stdout().lock())
+                        .map(passed),
+                )
+            }),
             Command::Token(command) => with_settings(&inputs, |settings| {
-                let clock: crate::clock::SharedClock = std::sync::Arc::new(crate::clock::SystemClock);
-                let done = token::run(&command, &settings.data_dir, &clock, &crate::registry::random::Random::system());
-                finished(done.map(|text| shown(blueprint::Output { text, success: true })).map_err(Into::into))
+                let clock: crate::clock::SharedClock =
+                    std::sync::Arc::new(crate::clock::SystemClock);
+                let done = token::run(
+                    &command,
+                    &settings.data_dir,
+                    &clock,
+                    &crate::registry::random::Random::system(),
+                );
+                finished(
+                    done.map(|text| {
+                        shown(blueprint::Output {
+                            text,
+                            success: true,
+                        })
+                    })
+                    .map_err(Into::into),
+                )
             }),
             Command::Openapi => {
                 println!("{}", crate::admin::openapi());
                 ExitCode::SUCCESS
             }
-            Command::Healthcheck => with_settings(&inputs, |settings| in_runtime(serve::healthcheck(settings))),
+            Command::Healthcheck => {
+                with_settings(&inputs, |settings| in_runtime(serve::healthcheck(settings)))
+            }
         }
     }
 }
@@ -143,7 +172,10 @@ fn with_settings(inputs: &Inputs, command: impl FnOnce(Settings) -> ExitCode) ->
 
 /// Runs `work` on a runtime; an error is printed with its causes.
 fn in_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("aqueduct: the runtime does not start: {error}");
@@ -166,7 +198,11 @@ fn finished(result: anyhow::Result<ExitCode>) -> ExitCode {
 
 /// Success, or failure when faults were found and printed.
 fn passed(all_well: bool) -> ExitCode {
-    if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if all_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Prints what a command says.

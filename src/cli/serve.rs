@@ -33,10 +33,18 @@ pub(super) async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
 /// The line tests and scripts wait for, then what is shown only once.
 fn announce(app: &App) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{}", serde_json::json!({"listening": app.addresses()}))?;
+    writeln!(
+        stdout,
+        "{}",
+        serde_json::json!({"listening": app.addresses()})
+    )?;
     let issued = app.issued();
     if let Some(key) = &issued.write_key {
-        writeln!(stdout, "write key of the source `default` (shown once): {}", key.expose())?;
+        writeln!(
+            stdout,
+            "write key of the source `default` (shown once): {}",
+            key.expose()
+        )?;
     }
     if let Some(token) = &issued.admin_token {
         writeln!(stdout, "admin token (shown once): {}", token.expose())?;
@@ -48,20 +56,33 @@ fn announce(app: &App) -> anyhow::Result<()> {
 /// Runs the demo.
 pub(super) async fn demo(settings: Settings, exit: bool) -> anyhow::Result<ExitCode> {
     // The report is the point here; the log keeps to what went wrong unless asked for more.
-    let filter = if settings.log == "info" { "warn" } else { settings.log.as_str() };
+    let filter = if settings.log == "info" {
+        "warn"
+    } else {
+        settings.log.as_str()
+    };
     telemetry::logs(filter, LogFormat::Pretty);
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
     lifecycle::watch_signals(soft.clone(), hard.clone())?;
     let balanced = demo::run(settings, Arc::new(SystemClock), exit, soft, hard).await?;
-    Ok(if balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if balanced {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Runs the vendor sandbox until it is told to stop.
 pub(super) async fn sandbox(listen: SocketAddr) -> anyhow::Result<ExitCode> {
     let soft = CancellationToken::new();
     lifecycle::watch_signals(soft.clone(), CancellationToken::new())?;
-    let sandbox = Sandbox::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-    println!("{}", serde_json::json!({"listening": {"sandbox": sandbox.addr}}));
+    let sandbox = Sandbox::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}"))?;
+    println!(
+        "{}",
+        serde_json::json!({"listening": {"sandbox": sandbox.addr}})
+    );
     sandbox.run(soft.cancelled_owned()).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -74,15 +95,29 @@ pub(super) async fn healthcheck(settings: Settings) -> anyhow::Result<ExitCode> 
     }
     let asked = tokio::time::timeout(PROBE_TIMEOUT, async {
         let mut stream = tokio::net::TcpStream::connect(addr).await?;
-        stream.write_all(format!("GET /readyz HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+        stream
+            .write_all(
+                format!("GET /readyz HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n")
+                    .as_bytes(),
+            )
+            .await?;
         let mut answer = String::new();
         stream.take(4096).read_to_string(&mut answer).await?;
         anyhow::Ok(answer)
     });
-    let answer = asked.await.with_context(|| format!("{addr} does not answer"))??;
+    let answer = asked
+        .await
+        .with_context(|| format!("{addr} does not answer"))??;
     let ready = answer.starts_with("HTTP/1.1 200");
     if !ready {
-        eprintln!("aqueduct: not ready: {}", answer.lines().last().unwrap_or_default());
+        eprintln!(
+            "aqueduct: not ready: {}",
+            answer.lines().last().unwrap_or_default()
+        );
     }
-    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

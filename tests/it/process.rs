@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::app::{ADMIN_TOKEN, WRITE_KEY};
+use crate::support::app::{ADMIN_TOKEN, WRITE_KEY, client};
 use crate::support::process::{Process, command};
 
 async fn post(http: &reqwest::Client, gateway: &Process, message_id: &str) -> bool {
@@ -69,7 +69,7 @@ fn a_second_process_on_the_same_directory_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill_nine() {
     let dir = tempfile::tempdir().expect("dir");
-    let http = reqwest::Client::new();
+    let http = client();
     let mut acknowledged = Vec::new();
     for round in 0..4 {
         let gateway = Process::start(dir.path(), "");
@@ -98,7 +98,7 @@ async fn what_was_acknowledged_survives_kill_nine() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_metrics_answer_on_their_own_listener() {
     let dir = tempfile::tempdir().expect("dir");
-    let http = reqwest::Client::new();
+    let http = client();
     let gateway = Process::start(dir.path(), "");
     assert!(post(&http, &gateway, "m-1").await);
     for path in ["livez", "readyz"] {

@@ -4,7 +4,7 @@
 //! dropping a `TestApp` without stopping it fails too: no test leaves events unaccounted for by accident.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,10 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct TestApp {
     pub(crate) ingest: SocketAddr,
     pub(crate) admin: SocketAddr,
-    pub(crate) metrics: SocketAddr,
     pub(crate) sandbox: SocketAddr,
     pub(crate) http: reqwest::Client,
-    data_dir: PathBuf,
     /// Keeps the directory until the test ends; none when the test owns it.
     _owned_dir: Option<tempfile::TempDir>,
     soft: CancellationToken,
@@ -103,24 +101,13 @@ impl TestApp {
         Self {
             ingest: addresses.ingest,
             admin: addresses.admin,
-            metrics: addresses.metrics,
             sandbox: sandbox_addr,
-            http: reqwest::Client::builder()
-                .no_proxy()
-                .redirect(reqwest::redirect::Policy::none())
-                .build()
-                .expect("client"),
-            data_dir,
+            http: client(),
             _owned_dir: owned_dir,
             soft,
             gateway: Some(gateway),
             sandbox_stop,
         }
-    }
-
-    /// The data directory.
-    pub(crate) fn data_dir(&self) -> &Path {
-        &self.data_dir
     }
 
     /// Posts JSON to the ingest listener with the suite's write key.
@@ -153,7 +140,12 @@ impl TestApp {
     }
 
     /// Calls the admin API with the suite's token.
-    pub(crate) async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub(crate) async fn admin(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
         let method = method.parse().expect("method");
         let mut request = self
             .http
@@ -220,7 +212,11 @@ impl TestApp {
     }
 
     /// Waits until the ledger row satisfies `wanted`; fails the test after a while.
-    pub(crate) async fn ledger_until(&self, integration: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn ledger_until(
+        &self,
+        integration: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
         let began = Instant::now();
         loop {
             let row = self.ledger(integration).await;
@@ -298,4 +294,19 @@ async fn answer(response: reqwest::Response) -> (u16, Value) {
         status,
         serde_json::from_str(&text).unwrap_or(Value::String(text)),
     )
+}
+
+/// An outsider's HTTP client.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an app or an admin, not the gateway calling out"
+)]
+pub(crate) fn client() -> reqwest::Client {
+    // Two in one process may both want to install one: the first wins, and it is the same provider.
+    let _first_wins = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .expect("client")
 }

@@ -16,8 +16,6 @@ pub(crate) struct Process {
     pub(crate) ingest: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) metrics: SocketAddr,
-    /// From start to the line that says it listens.
-    pub(crate) ready_after: Duration,
 }
 
 /// The command with the suite's settings; a test may add to it.
@@ -48,7 +46,6 @@ impl Process {
 
     /// Starts a prepared command and waits for its addresses.
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        let began = Instant::now();
         let mut child = command.spawn().expect("the binary starts");
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
@@ -78,7 +75,6 @@ impl Process {
             admin: address("admin"),
             metrics: address("metrics"),
             child,
-            ready_after: began.elapsed(),
         }
     }
 
