@@ -192,6 +192,14 @@ pub(crate) fn simplify(expr: Expr) -> Expr {
                 }
                 (Fun::Upper, [Expr::Text(text)]) => Expr::Text(text.to_uppercase().into()),
                 (Fun::Lower, [Expr::Text(text)]) => Expr::Text(text.to_lowercase().into()),
+                (Fun::Present, [Expr::Missing]) => Expr::YesNo(false),
+                (Fun::Present, [Expr::Text(_) | Expr::Number(_) | Expr::YesNo(_)]) => {
+                    Expr::YesNo(true)
+                }
+                // A missing test is false.
+                (Fun::If, [Expr::Missing, _, rest @ ..]) => {
+                    rest.first().cloned().unwrap_or(Expr::Missing)
+                }
                 (Fun::If, [Expr::YesNo(yes), a, rest @ ..]) => {
                     if *yes {
                         a.clone()
