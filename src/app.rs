@@ -29,6 +29,9 @@ use crate::vendor::http::Client;
 use crate::vendor::optimizely::webhook::NoticeError;
 use crate::{admin, blueprint, ingest, metrics, ops, telemetry, vendor};
 
+/// Niceness of delivery's threads: about a tenth of the processor when acceptance wants all of it.
+const DELIVERY_NICENESS: i32 = 10;
+
 /// The bound addresses.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Addresses {
@@ -47,6 +50,7 @@ pub struct App {
     services: Vec<(TcpListener, Router, ServeOptions)>,
     journal: Journal,
     delivery: Delivery,
+    delivery_runtime: DeliveryRuntime,
     logbook: Logbook,
     draining: Arc<AtomicBool>,
     drain: Duration,
@@ -107,6 +111,8 @@ impl App {
             Registry::open(data_dir, ring, &given, clock.clone(), random, checks)?;
         registry.finish_interrupted().await?;
 
+        let delivery_runtime = DeliveryRuntime::start()?;
+        let delivery_context = delivery_runtime.enter();
         let delivery = Delivery::start(
             journal.clone(),
             registry.view(),
@@ -118,6 +124,7 @@ impl App {
                 seed: rand::random(),
             },
         );
+        drop(delivery_context);
         let draining = Arc::new(AtomicBool::new(false));
         let ingest = ingest::router(ingest::State {
             journal: journal.clone(),
@@ -176,6 +183,7 @@ impl App {
             ],
             journal,
             delivery,
+            delivery_runtime,
             logbook,
             draining,
             drain,
@@ -204,6 +212,7 @@ impl App {
             services,
             journal,
             delivery,
+            delivery_runtime,
             logbook,
             draining,
             drain,
@@ -241,6 +250,7 @@ impl App {
             done = stopping => done?,
             () = hard.cancelled() => tracing::warn!("left without draining; everything acknowledged is in the journal"),
         }
+        drop(delivery_runtime);
         tracing::info!("stopped");
         Ok(())
     }
@@ -283,6 +293,39 @@ fn ingest_options(settings: &Settings) -> ingest::Options {
 
 fn ms(seconds: u64) -> crate::clock::Millis {
     i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX)
+}
+
+/// Threads of delivery's own, at a lower priority: when there is less processor than work, acceptance comes first
+/// and the journal holds what delivery has not got to.
+struct DeliveryRuntime(Option<tokio::runtime::Runtime>);
+
+impl DeliveryRuntime {
+    fn start() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("delivery")
+            .on_thread_start(|| {
+                // Refused only in odd containers, and then delivery merely competes as an equal.
+                let _refused = rustix::process::nice(DELIVERY_NICENESS);
+            })
+            .enable_all()
+            .build()
+            .context("delivery's threads do not start")?;
+        Ok(Self(Some(runtime)))
+    }
+
+    /// While held, tasks are spawned here.
+    fn enter(&self) -> Option<tokio::runtime::EnterGuard<'_>> {
+        self.0.as_ref().map(tokio::runtime::Runtime::enter)
+    }
+}
+
+impl Drop for DeliveryRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // A runtime must not wait for its threads inside another one.
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// The running pipelines, as vendors' webhooks reach them.
