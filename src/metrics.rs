@@ -111,7 +111,7 @@ pub fn unknown_write_keys(prefix: &str) -> Counter {
     counter!("aqueduct_unknown_write_keys_total", "prefix" => prefix.to_owned())
 }
 
-/// Requests turned away under load: `busy`, `rate`, `full`, `connections`.
+/// Requests turned away: `busy`, `rate`, `full`, `connections`, `stopped`, `draining`.
 pub fn ingest_shed(reason: &'static str) -> Counter {
     counter!("aqueduct_ingest_shed_total", "reason" => reason)
 }
