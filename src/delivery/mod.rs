@@ -49,8 +49,8 @@ use worker::{Order, Worker};
 /// The view is compared with what runs this often; [`Handle::sync`] does it at once.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Gauges of backlog and datafiles are brought up to date this often.
-const GAUGES_EVERY: Duration = Duration::from_secs(2);
+/// Ages of backlogs and datafiles are looked up this often.
+const AGES_EVERY: Duration = Duration::from_secs(2);
 
 /// A pipeline that failed is begun anew after this.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -176,9 +176,8 @@ async fn supervise(
 ) {
     let mut running: HashMap<String, Running> = HashMap::new();
     let mut chance = StdRng::seed_from_u64(shared.options.seed);
-    let mut gauges = Gauges::default();
-    let mut gauges_due = tokio::time::interval(GAUGES_EVERY);
-    gauges_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ages_due = tokio::time::interval(AGES_EVERY);
+    ages_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut seen: Option<Arc<crate::registry::View>> = None;
@@ -189,8 +188,8 @@ async fn supervise(
             () = stop.cancelled() => break,
             _ = look.tick() => {}
             Some(request) = syncs.recv() => waiting = Some(request),
-            _ = gauges_due.tick() => {
-                gauges.update(&shared).await;
+            _ = ages_due.tick() => {
+                look_up(&shared).await;
                 continue;
             }
         }
@@ -283,6 +282,7 @@ async fn remove(shared: &Shared, id: &str, pipeline: Running) -> Result<(), Jour
     let (dir, name) = (shared.options.datafiles_dir.clone(), id.to_owned());
     let forget = move || crate::vendor::refresh::forget(&dir, &name);
     let _ = tokio::task::spawn_blocking(forget).await;
+    // What the operators' listener mirrors from the books ends with the books: nothing pends any more.
     for gauge in [
         metrics::pending_events(id),
         metrics::oldest_pending_seconds(id),
@@ -412,51 +412,21 @@ async fn take_up_tables(
     Some(refresh)
 }
 
-/// Figures that are looked up rather than counted as they happen.
-#[derive(Debug, Default)]
-struct Gauges {
-    /// Repeated posts counted so far, by integration: the journal counts them, we tell the difference.
-    deduplicated: HashMap<String, u64>,
-}
-
-impl Gauges {
-    async fn update(&mut self, shared: &Shared) {
-        let now_ms = shared.clock.now_ms();
-        let pipelines = shared.pipelines.lock().clone();
-        for ledger in shared.journal.ledger().await.unwrap_or_default() {
-            let id = &ledger.feed;
-            let Some(pipeline) = pipelines.get(id) else {
-                continue;
-            };
-            metrics::pending_events(id).set(whole(ledger.pending));
-            metrics::dead_letters(id).set(whole(ledger.dead.iter().map(|(_, n)| n).sum()));
-            let counted = self
-                .deduplicated
-                .entry(id.clone())
-                .or_insert(ledger.deduplicated);
-            let more = ledger.deduplicated.saturating_sub(*counted);
-            *counted = ledger.deduplicated;
-            if more > 0 {
-                metrics::deliveries(id, "deduplicated").increment(more);
-            }
-            let oldest_ms = shared.journal.oldest_pending_ms(id).await.ok().flatten();
-            pipeline.status.lock().oldest_pending_ms = oldest_ms;
-            metrics::oldest_pending_seconds(id)
-                .set(oldest_ms.map_or(0.0, |at| seconds(now_ms - at)));
-            let confirmed = pipeline.refresh.iter().flat_map(Refresh::status);
-            if let Some(at_ms) = confirmed
-                .filter_map(|document| document.confirmed_at_ms)
-                .min()
-            {
-                metrics::datafile_age_seconds(id).set(seconds(now_ms - at_ms));
-            }
+/// Brings what is looked up rather than reported up to date: ages of backlogs and datafiles.
+async fn look_up(shared: &Shared) {
+    let now_ms = shared.clock.now_ms();
+    let pipelines = shared.pipelines.lock().clone();
+    for (id, pipeline) in &pipelines {
+        let oldest_ms = shared.journal.oldest_pending_ms(id).await.ok().flatten();
+        pipeline.status.lock().oldest_pending_ms = oldest_ms;
+        let confirmed = pipeline.refresh.iter().flat_map(Refresh::status);
+        if let Some(at_ms) = confirmed
+            .filter_map(|document| document.confirmed_at_ms)
+            .min()
+        {
+            metrics::datafile_age_seconds(id).set(seconds(now_ms - at_ms));
         }
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-fn whole(n: u64) -> f64 {
-    n as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "ages far below 2^52 ms")]

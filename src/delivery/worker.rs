@@ -408,10 +408,9 @@ impl Worker {
         );
         self.work.push(Box::pin(async move {
             let unparked = settle.unpark.clone();
-            let tallies = settle.tallies.clone();
             let result = journal.settle(settle).await;
             if result.is_ok() {
-                count(&feed, &tallies, &settled.delivered_at, clock.now_ms());
+                count(&feed, &settled.delivered_at, clock.now_ms());
             }
             Done::Settled { result, unparked }
         }));

@@ -11,7 +11,6 @@ use super::super::status::State;
 use super::Worker;
 use crate::blueprint::{Reply, Verdict};
 use crate::clock::Millis;
-use crate::journal::{Outcome, Tally};
 use crate::logbook::Attempt;
 use crate::metrics;
 use crate::vendor::http::{Answer, SendError, SendErrorKind};
@@ -234,19 +233,9 @@ fn known_reason(reason: &str) -> &'static str {
     }
 }
 
-/// Tells the metrics of a settle that is durable.
-pub(super) fn count(
-    feed: &str,
-    tallies: &[Tally],
-    delivered_at: &[(Millis, usize)],
-    now_ms: Millis,
-) {
-    for tally in tallies {
-        metrics::deliveries(feed, tally.outcome.as_str()).increment(tally.n);
-        if tally.outcome == Outcome::Skipped {
-            metrics::skips(feed, &tally.reason).increment(tally.n);
-        }
-    }
+/// Tells the metrics how long deliveries took, once their settle is durable. (Outcomes are scraped from the journal's
+/// own books.)
+pub(super) fn count(feed: &str, delivered_at: &[(Millis, usize)], now_ms: Millis) {
     if !delivered_at.is_empty() {
         let histogram = metrics::delivery_seconds(feed);
         for (at_ms, n) in delivered_at {
