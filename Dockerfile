@@ -4,12 +4,12 @@ FROM rust:1.95-alpine AS build
 RUN apk add --no-cache build-base ca-certificates
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo ./.cargo
 COPY src ./src
 COPY blueprints ./blueprints
 # Targets of the manifest that are not built here still have to be there.
 COPY benches ./benches
 COPY tests/it ./tests/it
-COPY aqueduct.default.toml* ./
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --bin aqueduct \
