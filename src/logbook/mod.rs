@@ -100,8 +100,8 @@ impl Default for Options {
 /// The log could not be opened or read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LogbookError {
-    /// The file cannot be used, and setting it aside did not help.
-    #[error("log file {path}: {cause}")]
+    /// The file cannot be used.
+    #[error("{path}: {cause}; check that it is a file and belongs to the user aqueduct runs as")]
     Open {
         /// The file.
         path: String,
@@ -535,6 +535,16 @@ mod tests {
             kept.push((row.runs[0].0, row.request_body.is_some()));
         }
         assert_eq!(kept, [(3, true), (2, false), (1, true)]);
+    }
+
+    #[tokio::test]
+    async fn what_the_system_refuses_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("attempts.db");
+        std::fs::create_dir(&path).unwrap();
+        let error = Logbook::open(&path, Options::default(), ManualClock::at(0)).unwrap_err();
+        assert!(error.to_string().contains("attempts.db"), "{error}");
+        assert!(path.is_dir(), "a directory is not taken away");
     }
 
     #[tokio::test]

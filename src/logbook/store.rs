@@ -62,6 +62,8 @@ impl Store {
         };
         let (connection, bytes) = match prepare(path) {
             Ok(opened) => opened,
+            // Refused by the system, not damaged: renaming would take away a good file, or a directory.
+            Err(error) if refused(&error) => return Err(failed(error)),
             Err(error) => {
                 set_aside(path, &error);
                 prepare(path).map_err(failed)?
@@ -240,6 +242,21 @@ fn prepare(path: &Path) -> rusqlite::Result<(Connection, Bytes)> {
         rejected: taken("rejected")?,
     };
     Ok((connection, bytes))
+}
+
+/// True when the system would not let us at the file.
+fn refused(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode;
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::CannotOpen
+                | ErrorCode::PermissionDenied
+                | ErrorCode::ReadOnly
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+        )
+    )
 }
 
 /// Renames the file and its companions to the first free `….damaged-N`.
