@@ -92,7 +92,9 @@ impl Builder {
 
     /// The stored bytes, and the same records as readers get them.
     #[must_use]
-    pub fn seal(self, first: Seq, at_ms: Millis) -> (Vec<u8>, Decoded) {
+    pub fn seal(mut self, first: Seq, at_ms: Millis) -> (Vec<u8>, Decoded) {
+        // Kept in the tail cache for a while: room for records that did not come would be kept with it.
+        self.raw.shrink_to_fit();
         let mut out = vec![0; HEADER + lz4_flex::block::get_maximum_output_size(self.raw.len())];
         let packed = lz4_flex::block::compress_into(&self.raw, &mut out[HEADER..]).unwrap_or(0);
         out.truncate(HEADER + packed);

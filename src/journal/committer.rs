@@ -241,7 +241,9 @@ impl Committer {
             let options = &self.shared.options;
             (options.block_records_max, options.block_bytes_max)
         };
-        let capacity = (bytes + 4 * appends.len()).min(bytes_max + bytes_max / 8);
+        // Each record also takes four bytes for its length: one byte short, and the buffer would double.
+        let records: usize = appends.iter().map(|(records, _)| records.len()).sum();
+        let capacity = (bytes + 4 * records).min(bytes_max + bytes_max / 8);
         let mut duplicates = duplicates_before;
         let mut ids = Vec::new();
         let mut builder = Builder::with_capacity(capacity);
