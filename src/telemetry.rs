@@ -3,6 +3,7 @@
 //! Logs go to stderr, one line an event, without payloads: ids, counts and causes only.
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -46,10 +47,11 @@ pub fn logs(filter: &str, format: LogFormat) {
 /// # Errors
 /// When another library took the recorder's place first.
 pub fn recorder() -> anyhow::Result<PrometheusHandle> {
-    use std::sync::OnceLock;
-    /// The `metrics` facade allows one recorder a process, so its handle is one a process too.
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
+    /// The `metrics` facade allows one recorder a process, so its handle is one a process too. Locked from the look
+    /// to the installation: two gateways of one process (tests) may start at the same moment.
+    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    let mut installed = HANDLE.lock();
+    if let Some(handle) = installed.as_ref() {
         return Ok(handle.clone());
     }
     let recorder = PrometheusBuilder::new()
@@ -60,5 +62,6 @@ pub fn recorder() -> anyhow::Result<PrometheusHandle> {
     metrics::set_global_recorder(recorder)
         .map_err(|_| anyhow::anyhow!("the metrics recorder is already taken"))?;
     crate::metrics::describe();
-    Ok(HANDLE.get_or_init(|| handle).clone())
+    *installed = Some(handle.clone());
+    Ok(handle)
 }
