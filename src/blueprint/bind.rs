@@ -6,6 +6,7 @@ use super::entry::{Entries, Entry};
 use super::expr::{Expr, TableRef, simplify};
 use super::function::Fun;
 use super::plan::{OncePlan, Plan, RequestPlan, TableSource, Wire};
+use super::reads::EntryReads;
 use super::template::{Member, Name, Tpl};
 use super::wire::{OnceDef, RequestDef, header_text};
 use super::writer::head;
@@ -63,6 +64,7 @@ impl Blueprint {
         let mut entries = self.entries.map(&mut |expr| binder.expr(expr));
         entries.freeze();
         Ok(Plan {
+            reads: EntryReads::of(&entries, &wires),
             entries,
             requests,
             wires,

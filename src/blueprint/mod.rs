@@ -22,6 +22,7 @@ mod formula;
 mod function;
 mod limit;
 mod plan;
+mod reads;
 mod request;
 mod resolve;
 mod responses;

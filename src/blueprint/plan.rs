@@ -9,6 +9,7 @@ use super::entry::{Entries, Entry, Send};
 use super::eval::{Scene, eval};
 use super::expr::Expr;
 use super::limit::{Below, Limits};
+use super::reads::EntryReads;
 use super::table::Table;
 use super::template::Tpl;
 use super::wire::{OnceDef, RequestDef};
@@ -21,6 +22,7 @@ use crate::secret::Secret;
 #[derive(Debug)]
 pub struct Plan {
     pub(super) entries: Entries,
+    pub(super) reads: EntryReads,
     pub(super) requests: Vec<RequestPlan>,
     pub(super) wires: Vec<Wire>,
     pub(super) sources: Vec<TableSource>,

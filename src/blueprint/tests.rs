@@ -13,6 +13,7 @@ use crate::event::Event;
 mod faults;
 mod golden;
 mod language;
+mod reads;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/optimizely")

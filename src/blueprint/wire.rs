@@ -40,6 +40,18 @@ pub(crate) struct RequestDef {
     pub(crate) holes: Vec<Expr>,
 }
 
+impl RequestDef {
+    /// Calls `f` with every formula that looks at an event, but those of the item.
+    pub(crate) fn walk(&self, f: &mut dyn FnMut(&Expr)) {
+        self.by.iter().for_each(&mut *f);
+        self.holes.iter().for_each(&mut *f);
+        if let Some(once) = &self.once {
+            f(&once.key);
+            once.value.iter().for_each(f);
+        }
+    }
+}
+
 /// `once`, as written.
 #[derive(Debug, Clone)]
 pub(crate) struct OnceDef {

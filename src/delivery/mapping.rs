@@ -86,7 +86,8 @@ fn map_one(
 ) -> (Result<Mapping, String>, Option<Millis>) {
     // One record that trips a bug of ours must not stop all others for ever.
     let mapped = catch_unwind(AssertUnwindSafe(|| {
-        let event = Event::decode(record).map_err(|error| error.to_string())?;
+        let event = Event::decode_reading(record, |kind, name| integration.plan.reads(kind, name))
+            .map_err(|error| error.to_string())?;
         let mapping = match unwanted(integration, &event) {
             Some(reason) => Mapping::Skipped(reason),
             None => integration.plan.map(&event, tables),

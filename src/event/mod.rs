@@ -8,6 +8,7 @@
 pub mod check;
 pub mod money;
 pub mod parse;
+pub mod reads;
 pub mod scan;
 pub mod time;
 
@@ -69,6 +70,15 @@ impl Kind {
             _ => return None,
         })
     }
+
+    /// The kind a stored record says it is.
+    #[must_use]
+    pub fn stored(word: &str) -> Option<Self> {
+        match word {
+            "decision" => Some(Self::Decision),
+            word => Self::posted(word),
+        }
+    }
 }
 
 /// One accepted event, read back from the journal.
@@ -116,11 +126,9 @@ impl Event {
         let time = |key: &str| {
             time::read(text(key)?).ok_or_else(|| DecodeError(format!("`{key}` is no time")))
         };
-        let kind = match text("type")? {
-            "decision" => Kind::Decision,
-            word => Kind::posted(word)
-                .ok_or_else(|| DecodeError(format!("`{word}` is no kind of event")))?,
-        };
+        let word = text("type")?;
+        let kind = Kind::stored(word)
+            .ok_or_else(|| DecodeError(format!("`{word}` is no kind of event")))?;
         let event_id = Uuid::parse_str(text("eventId")?)
             .map_err(|error| DecodeError(format!("`eventId`: {error}")))?;
         Ok(Self {
