@@ -44,6 +44,13 @@ const WINDOW_BYTES: usize = 16 << 20;
 /// Read from the journal at a time.
 const READ_BYTES: usize = 512 << 10;
 
+/// At the tail the journal is read at most this often, so that events come by the hundred and not by the commit. The
+/// first event after a lull is read at once.
+const TAIL_EVERY_MS: Millis = 10;
+
+/// So much behind is not the tail.
+const TAIL_EVENTS: Seq = 1_024;
+
 /// Chunks being mapped at once. Two keep a second core busy; their order among each other does not matter, as
 /// requests under way at once may be overtaken by one another too.
 const MAPPING_MAX: usize = 2;
@@ -123,6 +130,7 @@ pub(super) struct Worker {
     read_pos: Seq,
     settled_above: Vec<Range<Seq>>,
     reading: bool,
+    read_at_ms: Millis,
     staged: Option<Vec<crate::journal::Entry>>,
     mapping: usize,
     parked_reading: bool,
@@ -160,6 +168,7 @@ impl Worker {
             read_pos: feed.pos,
             settled_above: feed.settled_above.clone(),
             reading: false,
+            read_at_ms: 0,
             staged: None,
             mapping: 0,
             parked_reading: false,
@@ -248,8 +257,12 @@ impl Worker {
     }
 
     fn wakes_ms(&self) -> Millis {
+        let behind = self.read_pos < *self.end.borrow();
+        let reads =
+            !self.halted() && !self.reading && self.staged.is_none() && self.flow.wants_fresh();
         [
             (!self.halted()).then(|| self.flow.wakes_ms()).flatten(),
+            (reads && behind).then_some(self.read_at_ms + TAIL_EVERY_MS),
             self.may_read_parked().then_some(self.parked_at_ms),
             Some(self.limits_at_ms),
         ]
@@ -281,7 +294,7 @@ impl Worker {
             self.start_limits(now_ms);
         }
         if !self.halted() {
-            self.start_reading();
+            self.start_reading(now_ms);
             self.start_parked(now_ms);
             self.start_mapping();
             while let Some(job) = self.flow.next_job(now_ms) {
@@ -298,13 +311,15 @@ impl Worker {
         }
     }
 
-    fn start_reading(&mut self) {
+    fn start_reading(&mut self, now_ms: Millis) {
         if self.reading || self.staged.is_some() || !self.flow.wants_fresh() {
             return;
         }
-        if self.read_pos >= *self.end.borrow_and_update() {
+        let behind = self.end.borrow_and_update().saturating_sub(self.read_pos);
+        if behind == 0 || (behind < TAIL_EVENTS && now_ms < self.read_at_ms + TAIL_EVERY_MS) {
             return;
         }
+        self.read_at_ms = now_ms;
         self.reading = true;
         let (journal, from) = (self.parts.journal.clone(), self.read_pos);
         self.work.push(Box::pin(async move {
