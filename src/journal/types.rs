@@ -298,7 +298,7 @@ impl Default for Options {
             queue_records_max: 65_536,
             block_records_max: 8_192,
             block_bytes_max: 1 << 20,
-            tail_bytes_max: 16 << 20,
+            tail_bytes_max: 8 << 20,
             dedup_bytes_max: 32 << 20,
             dedup_window_ms: 24 * 3_600_000,
             retain_ms: 3_600_000,
