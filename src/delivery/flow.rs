@@ -317,7 +317,7 @@ impl Flow {
         let mut items = Vec::new();
         for part in parts {
             let fate = match part.result {
-                PartResult::Item { json, group } => match envelopes.get(part.request) {
+                PartResult::Item { json, group, .. } => match envelopes.get(part.request) {
                     Some(envelope)
                         if self.batcher.too_large(part.request, json.len(), envelope) =>
                     {
