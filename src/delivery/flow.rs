@@ -301,6 +301,7 @@ impl Flow {
             attempts: slot.attempts,
             reason,
             replay,
+            parts_done: 0,
             record: slot.record.clone(),
         });
     }
@@ -599,6 +600,7 @@ impl Flow {
                     attempts: slot.attempts,
                     status,
                     answer,
+                    parts_done: 0,
                     record: slot.record,
                 });
             }
@@ -645,6 +647,7 @@ impl Flow {
                 tallies,
                 dead: books.dead,
                 park: books.park,
+                marks: Vec::new(),
             },
             delivered_at: books.delivered_at,
         })
