@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::compile::time_of;
 use super::entry::{Entries, Entry};
-use super::expr::{Expr, TableRef, simplify};
+use super::expr::{Expr, TableRef, simplify, surely_not};
 use super::function::Fun;
 use super::plan::{OncePlan, Plan, RequestPlan, TableSource, Wire};
 use super::template::{Member, Name, Tpl};
 use super::travel::Time;
-use super::wire::{RequestDef, header_text};
+use super::wire::{RequestDef, header_text, leaves};
 use super::writer::head;
 use super::{Blueprint, Config, ConfigValue, FieldFault, FieldKind};
 use crate::secret::Secret;
@@ -65,6 +65,12 @@ impl Blueprint {
         }
         let mut entries = self.entries.map(&mut |expr| binder.expr(expr));
         entries.freeze();
+        // A request the config rules out is no part of any event.
+        let out = |at: usize| {
+            let when = wires.get(at).map(|wire| wire.def.when.as_slice());
+            when.is_some_and(|when| when.iter().any(surely_not))
+        };
+        entries.retain(&|send| !out(send.request));
         Ok(Plan {
             entries,
             requests,
@@ -304,13 +310,37 @@ impl Binder<'_> {
                 let parts: Vec<Expr> = parts
                     .iter()
                     .enumerate()
-                    .map(|(at, part)| self.url_part(part, parts.get(at + 1)))
+                    .map(|(at, part)| match part {
+                        // The start of an address may be chosen.
+                        Expr::Call(Fun::First | Fun::If | Fun::Required, _) if at == 0 => {
+                            self.url_start(part, parts.get(1))
+                        }
+                        part => self.url_part(part, parts.get(at + 1)),
+                    })
                     .collect();
                 Expr::Pieces(parts.into())
             }
             other => self.expr(other),
         };
         simplify(bound)
+    }
+
+    fn url_start(&self, start: &Expr, next: Option<&Expr>) -> Expr {
+        match start {
+            Expr::Call(fun, args) => {
+                let test = *fun == Fun::If;
+                let args = args.iter().enumerate().map(|(at, arg)| {
+                    if test && at == 0 {
+                        self.expr(arg)
+                    } else {
+                        self.url_start(arg, next)
+                    }
+                });
+                Expr::Call(*fun, args.collect())
+            }
+            Expr::Config(_) => self.url_part(start, next),
+            other => self.url(other),
+        }
     }
 
     fn url_part(&self, part: &Expr, next: Option<&Expr>) -> Expr {
@@ -328,6 +358,8 @@ impl Binder<'_> {
                 }
                 (value, _) => value,
             },
+            // What is written out here is meant as it stands: `?create=true`.
+            written if all_written(written) => self.expr(written),
             other => Expr::Encoded(Arc::new(self.expr(other))),
         }
     }
@@ -344,6 +376,7 @@ impl Binder<'_> {
             .map(|body| frozen(body.map(&mut |expr| self.expr(expr))));
         // Shapes are inlined already.
         bound.shape = None;
+        bound.when = def.when.iter().map(|test| self.expr(test)).collect();
         bound.by = def.by.as_ref().map(|by| self.expr(by));
         bound.travel = def.travel.map(&mut |expr| self.expr(expr));
         // `0 s` switches either off.
@@ -375,6 +408,19 @@ impl Binder<'_> {
 }
 
 impl Entries {
+    fn retain(&mut self, keep: &dyn Fn(&super::entry::Send) -> bool) {
+        let all = self
+            .track
+            .values_mut()
+            .chain(&mut self.any_other)
+            .chain(self.calls.values_mut());
+        for entry in all {
+            if let Entry::Send { sends, .. } = entry {
+                sends.retain(keep);
+            }
+        }
+    }
+
     fn freeze(&mut self) {
         let all = self
             .track
@@ -389,6 +435,15 @@ impl Entries {
             }
         }
     }
+}
+
+/// Whether a formula only chooses between texts of the blueprint.
+fn all_written(expr: &Expr) -> bool {
+    let mut written = matches!(expr, Expr::Call(Fun::First | Fun::If | Fun::Required, _));
+    leaves(expr, &mut |leaf| {
+        written = written && matches!(leaf, Expr::Text(_) | Expr::Missing);
+    });
+    written
 }
 
 /// This with its constants as ready JSON.
@@ -421,7 +476,17 @@ fn frozen(tpl: Tpl) -> Tpl {
                     Member::Spread {
                         from: Tpl::Nothing, ..
                     } => None,
-                    spread => Some(spread),
+                    Member::Spread {
+                        from,
+                        line,
+                        span,
+                        except,
+                    } => Some(Member::Spread {
+                        from: frozen(from),
+                        line,
+                        span,
+                        except,
+                    }),
                 })
                 .collect(),
         ),
@@ -430,6 +495,12 @@ fn frozen(tpl: Tpl) -> Tpl {
                 item.tpl = frozen(std::mem::replace(&mut item.tpl, Tpl::Nothing));
             }
             Tpl::List(items)
+        }
+        Tpl::Fields(mut fields) => {
+            if let Tpl::Group(members) = frozen(Tpl::Group(std::mem::take(&mut fields.members))) {
+                fields.members = members;
+            }
+            Tpl::Fields(fields)
         }
         Tpl::Each(mut each) => {
             each.row = frozen(each.row);

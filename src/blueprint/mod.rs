@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::secret::Secret;
 
+mod amount;
 mod bind;
 mod builtin;
 mod compile;
@@ -28,6 +29,7 @@ mod responses;
 mod settings;
 mod table;
 mod template;
+mod texts;
 mod travel;
 mod wire;
 mod writer;

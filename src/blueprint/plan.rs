@@ -196,6 +196,10 @@ impl Plan {
         let (when, sends) = match self.entry(event) {
             None => return (Mapping::Skipped("unmapped"), Vec::new()),
             Some(Entry::Drop) => return (Mapping::Skipped("dropped"), Vec::new()),
+            // The config rules out all it would be sent as.
+            Some(Entry::Send { sends, .. }) if sends.is_empty() => {
+                return (Mapping::Skipped("filtered"), Vec::new());
+            }
             Some(Entry::Send { when, sends }) => (when, sends),
         };
         let scene = Scene::of_event(event, tables);
@@ -232,6 +236,14 @@ impl Plan {
         let Some(wire) = self.wires.get(send.request) else {
             return (part, None);
         };
+        let wanted = |test: &Expr| eval(test, scene.cx()).is_true();
+        if !wire.def.when.iter().all(wanted) {
+            scene.take_problems();
+            part.result = PartResult::Skipped {
+                reason: "filtered".to_owned(),
+            };
+            return (part, None);
+        }
         let mut writer = Writer::new();
         writer.trace = traced.then(Vec::new);
         writer.strip = wire.def.strip.as_deref();
@@ -292,7 +304,7 @@ impl Plan {
         }
         writer.out.push(b']');
         if !super::request::has_address(&wire.def, &writer.out) {
-            return Err(Stop::Missing("address".to_owned()));
+            return Err(Stop::Missing("address is missing".to_owned()));
         }
         Ok(true)
     }
@@ -307,9 +319,7 @@ fn group_of(wire: &Wire, scene: &Scene<'_>) -> u64 {
 
 fn stopped(stop: Stop, tables: &Tables) -> PartResult {
     match stop {
-        Stop::Missing(field) => PartResult::Skipped {
-            reason: format!("{field} is missing"),
-        },
+        Stop::Missing(reason) | Stop::Skip(reason) => PartResult::Skipped { reason },
         Stop::Refuse { reason, detail } => PartResult::Refused { reason, detail },
         Stop::Hold(remote, key) => {
             let (reason, detail) = match tables.tables.get(&remote.name) {

@@ -23,6 +23,8 @@ pub(crate) struct RequestDef {
     pub(crate) method: &'static str,
     pub(crate) url: Expr,
     pub(crate) headers: Vec<(String, Expr)>,
+    /// Only events for which all of these are true are sent as this.
+    pub(crate) when: Vec<Expr>,
     /// What goes around an entry's fields.
     pub(crate) shape: Option<Tpl>,
     pub(crate) shape_fields: BTreeSet<String>,
@@ -55,6 +57,7 @@ const KEYS: &[&str] = &[
     "patch",
     "get",
     "delete",
+    "when",
     "headers",
     "item",
     "body",
@@ -97,6 +100,7 @@ impl Compiler<'_> {
             method: "POST",
             url: Expr::Missing,
             headers: Vec::new(),
+            when: Vec::new(),
             shape: None,
             shape_fields: BTreeSet::new(),
             body: None,
@@ -118,6 +122,11 @@ impl Compiler<'_> {
         self.address(members, key, &mut request, outer);
         self.headers(members, &mut request, outer);
         self.body(members, key, &mut request, outer);
+        if let Some(node) = find(members, "when") {
+            let mut scope = Scope::event(Sees::Any);
+            scope.secret = true;
+            request.when = self.conditions(node, scope);
+        }
         if let Some(node) = find(members, "item") {
             let mut scope = Scope::event(Sees::Any);
             scope.fields = true;
@@ -363,7 +372,15 @@ impl Compiler<'_> {
         let members = self.group_of(node, "a limit");
         self.known_keys(
             members,
-            &["max_chars", "max_bytes", "max_items", "max_age", "over"],
+            &[
+                "max_chars",
+                "max_bytes",
+                "max_items",
+                "max_age",
+                "over",
+                "reason",
+                "shed",
+            ],
             "a limit",
         );
         let mut limit = Limit::default();
@@ -377,18 +394,21 @@ impl Compiler<'_> {
                         .duration(node, "max_age")
                         .and_then(|age| i64::try_from(age.as_millis()).ok());
                 }
+                "reason" => limit.reason = self.reason(node),
+                "shed" => limit.shed = self.shed(node, members),
                 "over" => {
                     limit.over = match node.text() {
                         Some("cut") => OverRule::Cut,
                         Some("omit") => OverRule::Omit,
+                        Some("skip") => OverRule::Skip,
                         Some("reject") => OverRule::Reject,
                         _ => {
-                            self.shape(node, "`over` is cut, omit or reject");
+                            self.shape(node, "`over` is cut, omit, skip or reject");
                             OverRule::Cut
                         }
                     };
                     if limit.over == OverRule::Cut && find(members, "max_age").is_some() {
-                        self.shape(node, "a time cannot be cut: write omit or reject");
+                        self.shape(node, "a time cannot be cut: write omit, skip or reject");
                     }
                 }
                 _ => {}
@@ -403,6 +423,45 @@ impl Compiler<'_> {
             );
         }
         limit
+    }
+
+    /// A metric label, so a short name.
+    fn reason(&mut self, node: &Node) -> Option<String> {
+        let reason = self.plain_text(node, "reason")?;
+        if !reason
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
+            self.shape(
+                node,
+                "`reason` is a short name: small letters, digits and _",
+            );
+        }
+        Some(reason)
+    }
+
+    fn shed(&mut self, node: &Node, limit: &[(Key, Node)]) -> Vec<String> {
+        if find(limit, "max_bytes").is_none() {
+            self.shape(
+                node,
+                "`shed` needs `max_bytes`: what the group is to fit into",
+            );
+        }
+        let names: Vec<String> = node
+            .list()
+            .unwrap_or(&[])
+            .iter()
+            .filter_map(|node| node.text().map(str::to_owned))
+            .collect();
+        if names.is_empty() || names.len() > 64 {
+            self.faults.push(
+                "shape",
+                node.span.clone(),
+                "`shed` is a list of fields to leave out, the first first".to_owned(),
+                Some("for example [rule_key, \"*\"], where \"*\" is any other field".to_owned()),
+            );
+        }
+        names
     }
 
     fn responses(&mut self, node: &Node) -> Vec<Rule> {
@@ -462,6 +521,26 @@ impl Compiler<'_> {
     }
 
     fn address_fine(&self, leaf: &Expr) -> Result<(), (String, String)> {
+        // `{values.api}/events`: each start that may be chosen, with what follows.
+        if let Expr::Pieces(parts) = leaf
+            && let [
+                start @ Expr::Call(Fun::First | Fun::If | Fun::Required, _),
+                rest @ ..,
+            ] = parts.as_ref()
+        {
+            let mut result = Ok(());
+            leaves(start, &mut |start| {
+                let own = match start {
+                    Expr::Pieces(parts) => parts.to_vec(),
+                    one => vec![one.clone()],
+                };
+                let whole: Vec<Expr> = own.iter().chain(rest).cloned().collect();
+                if result.is_ok() && !matches!(start, Expr::Missing) {
+                    result = self.address_fine(&Expr::Pieces(whole.into()));
+                }
+            });
+            return result;
+        }
         let kind = |name: &str| {
             self.fields
                 .iter()

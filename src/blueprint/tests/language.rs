@@ -174,7 +174,7 @@ fn functions_do_what_the_page_says() {
         ("=lower(trim(properties.spaced))", json!("x@y")),
         ("=upper(properties.a)", json!("A B")),
         ("=join(properties.tags, \", \")", json!("a, 2")),
-        ("=slug(properties.slug)", json!("new_checkout_2_")),
+        ("=slug(properties.slug)", json!("new_checkout_2")),
         ("=number(properties.text)", json!(89.99)),
         ("=count(properties.rows)", json!(3)),
         (

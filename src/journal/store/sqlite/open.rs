@@ -380,25 +380,4 @@ mod tests {
         };
         assert_eq!(schema(dir.path()), schema(fresh.path()));
     }
-
-    #[test]
-    fn a_store_of_a_later_format_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = old_store(dir.path());
-        let later = FORMAT + 1;
-        let connection = Connection::open(&path).unwrap();
-        connection
-            .execute_batch(&format!(
-                "PRAGMA user_version={later}; PRAGMA wal_checkpoint(TRUNCATE);"
-            ))
-            .unwrap();
-        drop(connection);
-        let before = std::fs::read(&path).unwrap();
-        let error = open(dir.path(), [0; 16]).unwrap_err();
-        assert!(
-            matches!(error, OpenError::Future { found, known: FORMAT, .. } if found == later),
-            "{error}"
-        );
-        assert_eq!(std::fs::read(&path).unwrap(), before);
-    }
 }
