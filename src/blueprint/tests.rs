@@ -14,6 +14,8 @@ mod faults;
 mod golden;
 mod language;
 mod reads;
+mod texts;
+mod travel;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/optimizely")
