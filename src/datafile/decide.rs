@@ -379,13 +379,12 @@ impl<'d> Run<'d, '_> {
             return Ok(None);
         }
         if let Some(share) = rule.cmab {
-            return if self.bucket(&rule.id) < share {
-                Err(Stop::Cmab)
-            } else {
-                self.reasons
-                    .say(|| format!("User {user} is not in the traffic of CMAB experiment {key}."));
-                Ok(None)
-            };
+            if bucket(self.bucketing_id, &rule.id) < share {
+                return Err(Stop::Cmab);
+            }
+            self.reasons
+                .say(|| format!("User {user} is not in the traffic of CMAB experiment {key}."));
+            return Ok(None);
         }
         let variation = self.bucketed(rule);
         self.reasons.say(|| match variation {
