@@ -166,7 +166,7 @@ impl<B: Backend> Gate<B> {
     }
 
     /// A message id for an event that came without one: a UUIDv7.
-    fn make_id(&self, now_ms: Millis) -> Uuid {
+    pub(super) fn make_id(&self, now_ms: Millis) -> Uuid {
         let mut random = [0; 10];
         let chance = [(self.random)().to_le_bytes(), (self.random)().to_le_bytes()];
         for (to, from) in random.iter_mut().zip(chance.as_flattened()) {
