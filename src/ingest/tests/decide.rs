@@ -4,6 +4,7 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::datafile::{Datafile, Known, Odp};
+use crate::event::Kind;
 
 /// Knows the segments a test says, and who was asked for.
 #[derive(Default)]
@@ -28,7 +29,7 @@ impl Segments for FakeSegments {
     }
 }
 
-fn golden(name: &str) -> Value {
+pub(super) fn golden(name: &str) -> Value {
     let path = format!(
         "{}/tests/fixtures/optimizely/datafiles/{name}.json",
         env!("CARGO_MANIFEST_DIR")
@@ -36,7 +37,7 @@ fn golden(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn publish(door: &Door, integration: &str, document: &Value) {
+pub(super) fn publish(door: &Door, integration: &str, document: &Value) {
     door.datafiles.publish(Known {
         integration: integration.to_owned(),
         sdk_key_tail: String::new(),
