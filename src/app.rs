@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::config::Settings;
+use crate::datafile::Odp;
 use crate::delivery::{self, Delivery};
 use crate::delivery::{Handle, WebhookError};
-use crate::ingest::{WebhookAnswer, WebhookSink};
+use crate::ingest::{Segments, SegmentsCache, WebhookAnswer, WebhookSink};
 use crate::journal::store::sqlite::SqliteStore;
 use crate::journal::{self, Journal};
 use crate::logbook::{self, Logbook};
@@ -26,6 +28,7 @@ use crate::registry::seal::KeyRing;
 use crate::registry::{Given, Registry};
 use crate::vendor::guard::Guard;
 use crate::vendor::http::Client;
+use crate::vendor::odp::segments::Caching;
 use crate::vendor::optimizely::webhook::NoticeError;
 use crate::{admin, blueprint, ingest, metrics, ops, telemetry, vendor};
 
@@ -113,6 +116,8 @@ impl App {
 
         let delivery_runtime = DeliveryRuntime::start()?;
         let delivery_context = delivery_runtime.enter();
+        let datafiles = crate::datafile::Shared::default();
+        let segments = vendor::odp::segments::Lookup::new(Arc::new(client.clone()), clock.clone());
         let delivery = Delivery::start(
             journal.clone(),
             registry.view(),
@@ -121,6 +126,7 @@ impl App {
             clock.clone(),
             delivery::Options {
                 datafiles_dir: data_dir.join("datafiles"),
+                datafiles: datafiles.clone(),
                 seed: rand::random(),
             },
         );
@@ -135,6 +141,9 @@ impl App {
             limits: ingest_options(&settings),
             draining: draining.clone(),
             webhooks: Some(Arc::new(Webhooks(delivery.handle()))),
+            rules: Arc::new(crate::event::decision::NoRules),
+            datafiles,
+            segments: Some(Arc::new(QualifiedSegments(segments))),
         });
         let admin = admin::router(admin::Parts {
             registry,
@@ -325,6 +334,26 @@ impl Drop for DeliveryRuntime {
             // A runtime must not wait for its threads inside another one.
             runtime.shutdown_background();
         }
+    }
+}
+
+/// Segments of users, as ingest asks for them.
+struct QualifiedSegments(vendor::odp::segments::Lookup);
+
+impl Segments for QualifiedSegments {
+    fn qualified<'a>(
+        &'a self,
+        odp: &'a Odp,
+        wanted: &'a [String],
+        user_id: &'a str,
+        cache: SegmentsCache,
+    ) -> BoxFuture<'a, Result<Arc<[String]>, String>> {
+        let caching = match cache {
+            SegmentsCache { ignore: true, .. } => Caching::Ignore,
+            SegmentsCache { reset: true, .. } => Caching::Reset,
+            _ => Caching::Use,
+        };
+        Box::pin(self.0.qualified(odp, wanted, user_id, caching))
     }
 }
 

@@ -51,9 +51,12 @@ impl Plan {
 
 fn of_entry(entry: &Entry, wires: &[Wire]) -> Reads {
     let mut reads = Reads::default();
-    let Entry::Send { when, sends } = entry else {
+    let Entry::Send { when, skips, sends } = entry else {
         return reads;
     };
+    for (_, test) in skips {
+        add(test, &mut reads);
+    }
     for test in when {
         add(test, &mut reads);
     }

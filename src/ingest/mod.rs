@@ -20,6 +20,8 @@ use axum::response::Response;
 use futures_util::FutureExt as _;
 
 use crate::clock::SharedClock;
+use crate::datafile;
+use crate::event::decision::Rules;
 use crate::journal::{AppendError, Appended, Journal, Record};
 use crate::logbook::{Logbook, Rejected};
 use crate::registry::SharedView;
@@ -27,6 +29,7 @@ use crate::registry::SharedView;
 mod auth;
 mod body;
 mod calls;
+mod decide;
 mod meter;
 mod rate;
 mod refusal;
@@ -37,6 +40,7 @@ mod webhooks;
 #[cfg(test)]
 mod tests;
 
+pub use decide::{Segments, SegmentsCache};
 use refusal::Refusal;
 use route::Route;
 
@@ -112,7 +116,16 @@ pub struct State {
     pub draining: Arc<AtomicBool>,
     /// Who takes vendors' webhooks, if anybody.
     pub webhooks: Option<Arc<dyn WebhookSink>>,
+    /// What flag decisions are filled in from.
+    pub rules: SharedRules,
+    /// What flags are decided by.
+    pub datafiles: datafile::Shared,
+    /// Who knows users' segments, if anybody.
+    pub segments: Option<Arc<dyn Segments>>,
 }
+
+/// What flag decisions are filled in from.
+pub type SharedRules = Arc<dyn Rules + Send + Sync>;
 
 /// The ingest listener's routes.
 pub fn router(state: State) -> Router {
@@ -129,6 +142,9 @@ pub fn router(state: State) -> Router {
         limits: state.limits,
         draining: state.draining,
         webhooks: state.webhooks,
+        rules: state.rules,
+        datafiles: state.datafiles,
+        segments: state.segments,
         meters: meter::Meters::default(),
     })
 }
@@ -184,6 +200,9 @@ struct Gate<B> {
     held: body::Held,
     draining: Arc<AtomicBool>,
     webhooks: Option<Arc<dyn WebhookSink>>,
+    rules: SharedRules,
+    datafiles: datafile::Shared,
+    segments: Option<Arc<dyn Segments>>,
     meters: meter::Meters,
 }
 
@@ -235,6 +254,8 @@ impl<B: Backend> Gate<B> {
         match route {
             Route::Event(kind) => self.post(calls::Shape::Single(*kind), parts, body).await,
             Route::Batch => self.post(calls::Shape::Batch, parts, body).await,
+            Route::Decision => self.post(calls::Shape::Decision, parts, body).await,
+            Route::Decide => self.decide(parts, body).await,
             Route::Metrics => {
                 body::discard(body, self.limits.body_bytes_max).await;
                 Ok(json(r#"{"success":true}"#))

@@ -3,6 +3,7 @@
 mod support;
 
 mod dashboards;
+mod decide;
 mod delivery;
 mod ingest;
 mod power_loss;

@@ -1,6 +1,8 @@
 //! The door as a client sees it, with a journal that is a list.
 
 mod calls;
+mod decide;
+mod impressions;
 mod refusals;
 mod sdks;
 
@@ -76,6 +78,8 @@ struct Door {
     view: SharedView,
     clock: Arc<ManualClock>,
     draining: Arc<AtomicBool>,
+    datafiles: datafile::Shared,
+    segments: Arc<decide::FakeSegments>,
 }
 
 struct Answer {
@@ -143,6 +147,8 @@ fn door_with(limits: Options) -> Door {
         ("slow", source("src_slow", Some(10), true)),
         ("off", source("src_off", None, false)),
     ])));
+    let datafiles = datafile::Shared::default();
+    let segments = Arc::new(decide::FakeSegments::default());
     let router = routes(Gate {
         backend: Arc::clone(&kept),
         keys: auth::Keys::new(Arc::clone(&view)),
@@ -152,6 +158,9 @@ fn door_with(limits: Options) -> Door {
         limits,
         draining: Arc::clone(&draining),
         webhooks: Some(Arc::new(Hooks)),
+        rules: Arc::new(crate::event::decision::NoRules),
+        datafiles: datafiles.clone(),
+        segments: Some(Arc::clone(&segments) as Arc<dyn Segments>),
         meters: meter::Meters::default(),
     });
     Door {
@@ -160,6 +169,8 @@ fn door_with(limits: Options) -> Door {
         view,
         clock,
         draining,
+        datafiles,
+        segments,
     }
 }
 
