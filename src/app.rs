@@ -10,11 +10,13 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::Agents;
 use crate::clock::SharedClock;
 use crate::config::Settings;
+use crate::datafile::Flags;
 use crate::delivery::{self, Delivery};
 use crate::delivery::{Handle, WebhookError};
-use crate::ingest::{WebhookAnswer, WebhookSink};
+use crate::ingest::{SharedRules, WebhookAnswer, WebhookSink};
 use crate::journal::store::sqlite::SqliteStore;
 use crate::journal::{self, Journal};
 use crate::logbook::{self, Logbook};
@@ -27,7 +29,7 @@ use crate::registry::{Given, Registry};
 use crate::vendor::guard::Guard;
 use crate::vendor::http::Client;
 use crate::vendor::optimizely::webhook::NoticeError;
-use crate::{admin, blueprint, ingest, metrics, ops, telemetry, vendor};
+use crate::{admin, agent, blueprint, ingest, metrics, ops, telemetry, vendor};
 
 /// Niceness of delivery's threads: about a tenth of the processor when acceptance wants all of it.
 const DELIVERY_NICENESS: i32 = 10;
@@ -49,6 +51,7 @@ pub struct App {
     issued: Issued,
     services: Vec<(TcpListener, Router, ServeOptions)>,
     journal: Journal,
+    agents: Agents,
     delivery: Delivery,
     delivery_runtime: DeliveryRuntime,
     logbook: Logbook,
@@ -125,6 +128,17 @@ impl App {
             },
         );
         drop(delivery_context);
+        let datafiles = crate::datafile::Shared::default();
+        let rules: SharedRules = Arc::new(Flags::new(datafiles));
+        let agents = Agents::start(agent::Parts {
+            view: registry.view(),
+            client: client.clone(),
+            journal: journal.clone(),
+            logbook: logbook.clone(),
+            rules: rules.clone(),
+            clock: clock.clone(),
+            random: Arc::new(rand::random::<u64>),
+        });
         let draining = Arc::new(AtomicBool::new(false));
         let ingest = ingest::router(ingest::State {
             journal: journal.clone(),
@@ -135,7 +149,7 @@ impl App {
             limits: ingest_options(&settings),
             draining: draining.clone(),
             webhooks: Some(Arc::new(Webhooks(delivery.handle()))),
-            rules: Arc::new(crate::event::decision::NoRules),
+            rules,
         });
         let admin = admin::router(admin::Parts {
             registry,
@@ -183,6 +197,7 @@ impl App {
                 (metrics_listener, ops, inner),
             ],
             journal,
+            agents,
             delivery,
             delivery_runtime,
             logbook,
@@ -212,6 +227,7 @@ impl App {
         let Self {
             services,
             journal,
+            agents,
             delivery,
             delivery_runtime,
             logbook,
@@ -238,6 +254,7 @@ impl App {
             if let Some(ingest) = served.next() {
                 ingest.await?;
             }
+            agents.stop().await;
             delivery.stop(drain).await;
             late.cancel();
             for other in served {
