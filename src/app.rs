@@ -119,7 +119,7 @@ impl App {
         let delivery = Delivery::start(
             journal.clone(),
             registry.view(),
-            client,
+            client.clone(),
             logbook.clone(),
             clock.clone(),
             delivery::Options {
@@ -132,7 +132,7 @@ impl App {
         let rules: SharedRules = Arc::new(Flags::new(datafiles));
         let agents = Agents::start(agent::Parts {
             view: registry.view(),
-            client: client.clone(),
+            client,
             journal: journal.clone(),
             logbook: logbook.clone(),
             rules: rules.clone(),

@@ -170,7 +170,11 @@ impl Listener {
                     let mut found = Vec::new();
                     lines.take(&piece, |line| found.push(line));
                     heard |= !found.is_empty();
-                    self.keep(found).await;
+                    let records = self.accept(found);
+                    // Nothing more is read before these are durable.
+                    if !records.is_empty() {
+                        self.append(records).await;
+                    }
                     continue;
                 }
                 Ok(None) => "the Agent ended it".to_owned(),
@@ -180,8 +184,8 @@ impl Listener {
         }
     }
 
-    /// Makes what was read durable. Nothing more is read before it is.
-    async fn keep(&self, lines: Vec<Line>) {
+    /// What was read, as records; what is no decision is refused and shown.
+    fn accept(&self, lines: Vec<Line>) -> Vec<Record> {
         let now_ms = self.parts.clock.now_ms();
         let make_id = || made_message_id(now_ms, [(self.parts.random)(), (self.parts.random)()]);
         let with = Acceptance {
@@ -206,9 +210,7 @@ impl Listener {
                 }
             }
         }
-        if !records.is_empty() {
-            self.append(records).await;
-        }
+        records
     }
 
     fn read(&self, text: &str, with: &Acceptance<'_>) -> Result<Record, (&'static str, String)> {

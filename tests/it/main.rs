@@ -3,6 +3,7 @@
 mod support;
 
 mod dashboards;
+mod decisions;
 mod delivery;
 mod ingest;
 mod power_loss;

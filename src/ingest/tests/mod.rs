@@ -1,6 +1,7 @@
 //! The door as a client sees it, with a journal that is a list.
 
 mod calls;
+mod decisions;
 mod refusals;
 mod sdks;
 
