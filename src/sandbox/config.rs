@@ -85,7 +85,9 @@ mod tests {
     fn a_part_changes_only_what_it_names_and_a_slip_is_named() {
         let config = Config::default()
             .with(&json!({"brevo": {"tier": "advanced"}}))
-            .and_then(|config| config.with(&json!({"brevo": {"keys": ["a"]}, "heap": {"booleans": "accept"}})))
+            .and_then(|config| {
+                config.with(&json!({"brevo": {"keys": ["a"]}, "heap": {"booleans": "accept"}}))
+            })
             .expect("config");
         let whole = serde_json::to_value(&config).expect("json");
         assert_eq!(whole["brevo"]["tier"], "advanced");
@@ -93,7 +95,10 @@ mod tests {
         assert_eq!(whole["heap"]["booleans"], "accept");
         let slip = Config::default().with(&json!({"pendo": {"max_record": 3}}));
         let slip = slip.expect_err("unknown field");
-        assert!(slip.contains("pendo") && slip.contains("max_record"), "{slip}");
+        assert!(
+            slip.contains("pendo") && slip.contains("max_record"),
+            "{slip}"
+        );
         let slip = Config::default().with(&json!({"brevo": {"tier": "golden"}}));
         assert!(slip.expect_err("tier").contains("golden"));
     }

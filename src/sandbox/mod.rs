@@ -310,4 +310,6 @@ impl State {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

@@ -118,11 +118,10 @@ impl World {
         let mut marks = Marks::default();
         let grace_ms = config.rate_grace_ms;
         let reply = match surface {
-            Surface::Brevo => {
-                self.brevo
-                    .lock()
-                    .answer(&ask, &config.brevo, grace_ms, &mut marks)
-            }
+            Surface::Brevo => self
+                .brevo
+                .lock()
+                .answer(&ask, &config.brevo, grace_ms, &mut marks),
             Surface::Heap(region) => {
                 self.heap
                     .lock()

@@ -176,9 +176,7 @@ impl Brevo {
             && let Some(name) = unknown
         {
             marks.refused("BR7", format!("unknown attribute {name}"));
-            return Err(invalid(
-                "Transactional attribute as primary Key is missing",
-            ));
+            return Err(invalid("Transactional attribute as primary Key is missing"));
         }
         for list in ids(contact, "listIds") {
             if !self.lists.contains_key(&list) {
@@ -311,7 +309,12 @@ impl Brevo {
             Err(refused) => return refused,
         };
         let sources = ["jsonBody", "fileBody", "fileUrl"];
-        if sources.iter().filter(|name| import.contains_key(**name)).count() != 1 {
+        if sources
+            .iter()
+            .filter(|name| import.contains_key(**name))
+            .count()
+            != 1
+        {
             return missing("One of jsonBody, fileBody or fileUrl is required");
         }
         let mut lists = ids(import, "listIds");
@@ -328,7 +331,10 @@ impl Brevo {
         if lists.iter().any(|list| !self.lists.contains_key(list)) {
             return invalid("List ID does not exist");
         }
-        let update = import.get("updateExistingContacts").and_then(Value::as_bool) != Some(false);
+        let update = import
+            .get("updateExistingContacts")
+            .and_then(Value::as_bool)
+            != Some(false);
         let rows = import.get("jsonBody").and_then(Value::as_array);
         for row in rows.into_iter().flatten().filter_map(Value::as_object) {
             if text(row, "email").is_none_or(|email| !is_email(email)) {
@@ -377,7 +383,9 @@ impl Brevo {
             ""
         });
         let allowed = match kind {
-            "text" | "date" | "float" | "boolean" => ["normal", "transactional"].contains(&category),
+            "text" | "date" | "float" | "boolean" => {
+                ["normal", "transactional"].contains(&category)
+            }
             "user" | "multiple-choice" => category == "normal",
             "id" => category == "transactional",
             "category" => category == "category",
@@ -389,11 +397,7 @@ impl Brevo {
             ));
         }
         if self.people.has_attribute(name) {
-            return refusal(
-                400,
-                "duplicate_parameter",
-                "Attribute name must be unique",
-            );
+            return refusal(400, "duplicate_parameter", "Attribute name must be unique");
         }
         let items = |field: &str| given.get(field).and_then(Value::as_array).cloned();
         let enumeration: Vec<EnumValue> = items("enumeration")
@@ -407,7 +411,10 @@ impl Brevo {
             .filter_map(|value| value.as_str().map(str::to_owned))
             .collect();
         let labels = enumeration.iter().map(|value| &value.label);
-        if labels.chain(&options).any(|label| label.chars().count() > OPTION_MAX) {
+        if labels
+            .chain(&options)
+            .any(|label| label.chars().count() > OPTION_MAX)
+        {
             return invalid("An option exceeds 200 characters");
         }
         self.people.define(Attribute {
@@ -455,13 +462,7 @@ impl Brevo {
         }
     }
 
-    fn change_list(
-        &mut self,
-        list: &str,
-        adds: bool,
-        call: &Call<'_>,
-        marks: &mut Marks,
-    ) -> Reply {
+    fn change_list(&mut self, list: &str, adds: bool, call: &Call<'_>, marks: &mut Marks) -> Reply {
         let list = list
             .parse()
             .ok()

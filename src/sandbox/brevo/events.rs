@@ -62,7 +62,10 @@ impl Brevo {
         }
         let mut errors = Vec::new();
         for (index, event) in events.iter().enumerate() {
-            match event.as_object().ok_or("event must be an object".to_owned()) {
+            match event
+                .as_object()
+                .ok_or("event must be an object".to_owned())
+            {
                 Ok(event) => match check(event, marks) {
                     Ok(()) => self.take(event, call, marks),
                     Err(why) => errors.push(json!({"eventIndex": [index], "message": why})),
@@ -214,9 +217,9 @@ fn fields(event: &Map<String, Value>) -> Result<(), String> {
         }
     }
     if let Some(date) = event.get("event_date") {
-        let is_time = date.as_str().is_some_and(|text| {
-            is_iso_time(text) || text.parse::<jiff::civil::Date>().is_ok()
-        });
+        let is_time = date
+            .as_str()
+            .is_some_and(|text| is_iso_time(text) || text.parse::<jiff::civil::Date>().is_ok());
         if !is_time {
             return Err("event_date must be an ISO-8601 date".to_owned());
         }

@@ -242,7 +242,10 @@ impl Brevo {
             let (limit, reset_ms) = room.map_or((0, 0), |room| (room.limit, room.reset_ms));
             marks.limit(
                 "BR13",
-                format!("bucket `{}`: {limit} used, {reset_ms} ms to go", bucket.name()),
+                format!(
+                    "bucket `{}`: {limit} used, {reset_ms} ms to go",
+                    bucket.name()
+                ),
             );
             // The body of a 429 is not documented.
             return told(Reply::json(429, &json!({})), room);
@@ -315,10 +318,7 @@ impl Brevo {
         marks: &mut Marks,
     ) {
         for (name, value) in attributes {
-            if let Err(why) = self
-                .people
-                .set(id, name, value, policies.date_takes_time)
-            {
+            if let Err(why) = self.people.set(id, name, value, policies.date_takes_time) {
                 self.ignored_attributes += 1;
                 marks.silent("BR7", format!("ignored_attribute {name}: {why}"));
             }

@@ -99,7 +99,10 @@ pub(super) fn properties_fault(
             return he1("a property key is empty or too long");
         }
         if of_user && (key.eq_ignore_ascii_case("id") || key == "user_id") {
-            return Some(Fault::new("HE6", format!("user property `{key}` is Heap's own")));
+            return Some(Fault::new(
+                "HE6",
+                format!("user property `{key}` is Heap's own"),
+            ));
         }
         match value {
             Value::String(text) if text.chars().count() >= PROPERTY_BELOW => {

@@ -289,7 +289,9 @@ impl Heap {
             };
             if left(&user.requests, requests) == 0 {
                 let Window { limit, per_ms } = requests;
-                return Some(format!("over {limit} requests in {per_ms} ms of {identity}"));
+                return Some(format!(
+                    "over {limit} requests in {per_ms} ms of {identity}"
+                ));
             }
             if is_track && left(&user.events, events) < *count {
                 let Window { limit, per_ms } = events;
@@ -404,7 +406,11 @@ impl Heap {
     pub fn state(&self, look: &Look) -> Value {
         let about = look.user.as_deref();
         let users: Map<String, Value> = match about {
-            Some(user) => self.users.get_key_value(user).into_iter().collect::<Vec<_>>(),
+            Some(user) => self
+                .users
+                .get_key_value(user)
+                .into_iter()
+                .collect::<Vec<_>>(),
             None => self.users.iter().take(look.limit).collect(),
         }
         .into_iter()
@@ -473,8 +479,9 @@ fn fault(kind: Kind, item: &Map<String, Value>, policies: &Policies) -> Option<F
     let booleans = policies.booleans == Booleans::Accept;
     match kind {
         Kind::Track => event_fault(item, booleans),
-        Kind::Users => check::identity_fault(item)
-            .or_else(|| properties_fault(item, true, booleans)),
+        Kind::Users => {
+            check::identity_fault(item).or_else(|| properties_fault(item, true, booleans))
+        }
         Kind::Accounts => plain(item.get("account_id"))
             .is_empty()
             .then(|| Fault::new("HE1", "account_id is missing"))

@@ -32,7 +32,10 @@ impl Odp {
         let Some((name, value, subset)) = question(query, &body["variables"]) else {
             marks.refused("OD8", "a query the sandbox does not read");
             let message = "the sandbox reads only customer(…) { audiences(subset: […]) { edges { node { name state } } } }";
-            return Reply::json(200, &json!({"data": null, "errors": [{"message": message}]}));
+            return Reply::json(
+                200,
+                &json!({"data": null, "errors": [{"message": message}]}),
+            );
         };
         let profile = self.people.find(&name, &value);
         if profile.is_none() && policies.unknown_user == UnknownUser::Error {
@@ -79,8 +82,13 @@ fn question(query: &str, variables: &Value) -> Option<Question> {
             .iter()
             .position(|token| *token == Token::Name(name.to_owned()))
     };
-    let [Token::Sign('('), Token::Name(name), Token::Sign(':'), value, ..] =
-        tokens.get(at("customer")? + 1..)?
+    let [
+        Token::Sign('('),
+        Token::Name(name),
+        Token::Sign(':'),
+        value,
+        ..,
+    ] = tokens.get(at("customer")? + 1..)?
     else {
         return None;
     };

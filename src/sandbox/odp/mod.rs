@@ -179,15 +179,21 @@ impl Odp {
                 self.post_objects(kind, ask, policies, marks),
             ),
             ("POST", ["lists"]) => ("POST lists", self.post_list(ask, marks)),
-            ("POST", ["lists", "subscriptions"]) => {
-                ("POST lists/subscriptions", self.subscribe(ask, policies, marks))
-            }
+            ("POST", ["lists", "subscriptions"]) => (
+                "POST lists/subscriptions",
+                self.subscribe(ask, policies, marks),
+            ),
             ("POST", ["consent"]) => ("POST consent", self.consent(ask, policies, marks)),
             ("POST", ["graphql"]) => ("POST graphql", self.graphql(ask, policies, marks)),
             (_, ["segments", rest @ ..]) => ("segments", self.segment(method, rest, ask, marks)),
             _ => (
                 "unknown",
-                problem(ask.now_ms, 404, "Not Found", &json!({"message": "no such path"})),
+                problem(
+                    ask.now_ms,
+                    404,
+                    "Not Found",
+                    &json!({"message": "no such path"}),
+                ),
             ),
         };
         marks.endpoint = endpoint;
@@ -217,25 +223,21 @@ impl Odp {
             return None;
         }
         marks.endpoint = "limited";
-        marks.limit("OD5", format!("over {limit} requests of `{name}` in a second"));
+        marks.limit(
+            "OD5",
+            format!("over {limit} requests of `{name}` in a second"),
+        );
         let detail = json!({"message": "Rate limit exceeded"});
         Some(problem(now_ms, 429, "Too Many Requests", &detail))
     }
 
-    fn segment(
-        &mut self,
-        method: &str,
-        path: &[&str],
-        ask: &Ask<'_>,
-        marks: &mut Marks,
-    ) -> Reply {
+    fn segment(&mut self, method: &str, path: &[&str], ask: &Ask<'_>, marks: &mut Marks) -> Reply {
         let not_found = || {
             let detail = json!({"message": "Segment not found."});
             problem(ask.now_ms, 404, "Not Found", &detail)
         };
-        let bad = |message: &str| {
-            problem(ask.now_ms, 400, "Bad Request", &json!({"message": message}))
-        };
+        let bad =
+            |message: &str| problem(ask.now_ms, 400, "Bad Request", &json!({"message": message}));
         match (method, path) {
             ("GET", []) => {
                 let ids: Vec<&String> = self.segments.keys().collect();
@@ -338,7 +340,10 @@ fn key_fault(key: &str, path: &[&str], method: &str, policies: &Policies) -> Opt
     if !is_known {
         return Some("OD1");
     }
-    let needs_private = matches!((method, path), (_, ["segments", ..]) | ("GET", ["profiles"]));
+    let needs_private = matches!(
+        (method, path),
+        (_, ["segments", ..]) | ("GET", ["profiles"])
+    );
     if needs_private && !policies.private_keys.is_empty() && !is_listed(&policies.private_keys) {
         return Some("OD1");
     }
@@ -356,7 +361,9 @@ fn key_fault(key: &str, path: &[&str], method: &str, policies: &Policies) -> Opt
 
 fn is_segment_id(id: &str) -> bool {
     let id = id.to_lowercase();
-    id.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase())
+    id.bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_lowercase())
         && id
             .bytes()
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')

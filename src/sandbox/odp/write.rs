@@ -26,15 +26,16 @@ fn batch<'a>(
     marks: &mut Marks,
     check: impl Fn(&Item) -> Result<(), String>,
 ) -> Result<Batch<'a>, Reply> {
-    let bad = |message: String| {
-        problem(ask.now_ms, 400, "Bad Request", &json!({"message": message}))
-    };
+    let bad =
+        |message: String| problem(ask.now_ms, 400, "Bad Request", &json!({"message": message}));
     let values: Vec<&Value> = match &ask.json {
         Some(Value::Array(values)) if !values.is_empty() => values.iter().collect(),
         Some(value @ Value::Object(_)) => vec![value],
         _ => {
             marks.refused("OD3", "the body is neither an object nor a list of some");
-            return Err(bad("the body must be an object or an array of objects".to_owned()));
+            return Err(bad(
+                "the body must be an object or an array of objects".to_owned()
+            ));
         }
     };
     if values.len() > policies.batch_max {
@@ -102,7 +103,10 @@ impl Odp {
 
     fn event(&mut self, event: &Item, now_ms: Millis, policies: &Policies, marks: &mut Marks) {
         let none = Map::new();
-        let data = event.get("data").and_then(Value::as_object).unwrap_or(&none);
+        let data = event
+            .get("data")
+            .and_then(Value::as_object)
+            .unwrap_or(&none);
         if let Some(id) = data.get("idempotence_id").and_then(Value::as_str) {
             let mut hasher = siphasher::sip128::SipHasher13::new();
             hasher.write(id.as_bytes());
@@ -308,9 +312,9 @@ impl Odp {
             let is_whole = text(item, "identifier_field_name").is_some()
                 && text(item, "identifier_value").is_some()
                 && item.get("consent").is_some_and(Value::is_boolean);
-            is_whole
-                .then_some(())
-                .ok_or_else(|| "identifier_field_name, identifier_value and consent are needed".to_owned())
+            is_whole.then_some(()).ok_or_else(|| {
+                "identifier_field_name, identifier_value and consent are needed".to_owned()
+            })
         };
         match batch(ask, policies, "consent", marks, check) {
             Ok(batch) => self.finish(ask, policies, &batch, |odp, item| {
@@ -357,7 +361,9 @@ fn identifiers(attributes: &Item, policies: &Policies) -> Vec<(String, String)> 
 
 /// Flag and variation in an event's data, under the names in use.
 fn decision(data: &Item) -> Option<(String, Value)> {
-    let flag = ["flag_key", "flag"].iter().find_map(|name| text(data, name))?;
+    let flag = ["flag_key", "flag"]
+        .iter()
+        .find_map(|name| text(data, name))?;
     let variation = ["variation_key", "variation"]
         .iter()
         .find_map(|name| data.get(*name))

@@ -372,7 +372,12 @@ impl Pendo {
                 .filter(|(id, _)| about.is_none_or(|about| about == id.as_str()))
                 .take(look.limit)
                 .map(|(id, person)| {
-                    let Person { known, metadata, events, .. } = person;
+                    let Person {
+                        known,
+                        metadata,
+                        events,
+                        ..
+                    } = person;
                     let shown = json!({"known": known, "metadata": metadata, "events": events});
                     (id.clone(), shown)
                 })
@@ -416,7 +421,10 @@ impl Pendo {
             let schema = self.schema.entry((who, "custom".to_owned())).or_default();
             for (name, kind) in fields {
                 let kind = kind.clone();
-                let field = Field { kind, deleted: false };
+                let field = Field {
+                    kind,
+                    deleted: false,
+                };
                 schema.insert(name.to_lowercase(), field);
             }
         }

@@ -69,7 +69,10 @@ impl Pendo {
             return None;
         }
         let interval = policies.visitor_interval_ms;
-        marks.limit("PE11", format!("{visitor}: two events within {interval} ms"));
+        marks.limit(
+            "PE11",
+            format!("{visitor}: two events within {interval} ms"),
+        );
         rate_reply(policies)
     }
 
