@@ -19,7 +19,7 @@ use super::log::Entry;
 use super::optimizely::tally::Refused;
 use super::optimizely::{self, BODY_MAX};
 use super::serve::{Body, full, plain};
-use super::world::Surface;
+use super::world::{Arrived, Surface};
 use crate::clock::Clock;
 
 /// Longest body read for the other vendors, in bytes (Brevo's import takes the longest: 10 MB).
@@ -110,15 +110,18 @@ fn vendor(state: &State, call: &Call, process: bool) -> (Response<Body>, Option<
     if !process {
         return (plain(StatusCode::OK, ""), None);
     }
-    let (reply, broken) = state.world(label).answer(
-        surface,
+    let request = Arrived {
         path,
-        &call.parts,
-        (call.body.as_ref(), call.body_bytes),
-        call.peer,
-        &state.config.load(),
-        state.clock.now_ms(),
-    );
+        parts: &call.parts,
+        body: call.body.as_ref(),
+        body_bytes: call.body_bytes,
+        peer: call.peer,
+    };
+    let config = state.config.load();
+    let (reply, broken) =
+        state
+            .world(label)
+            .answer(surface, &request, &config, state.clock.now_ms());
     (response(reply), broken)
 }
 

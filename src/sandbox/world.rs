@@ -73,6 +73,21 @@ impl Surface {
     }
 }
 
+/// A request as it arrived.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+    /// Below the vendor's prefix.
+    pub path: &'a str,
+    /// Head.
+    pub parts: &'a Parts,
+    /// None when it was too long to read.
+    pub body: Option<&'a Bytes>,
+    /// Its length all the same.
+    pub body_bytes: usize,
+    /// Who asks.
+    pub peer: Option<IpAddr>,
+}
+
 /// What to show of a vendor's state.
 #[derive(Debug, Default)]
 pub struct Look {
@@ -93,26 +108,25 @@ pub struct World {
 }
 
 impl World {
-    /// Answers a request, and the rule it ran into, if any. `body` is none when it was too long to read.
+    /// Answers a request, and the rule it ran into, if any.
     #[must_use]
     pub fn answer(
         &self,
         surface: Surface,
-        path: &str,
-        parts: &Parts,
-        (body, body_bytes): (Option<&Bytes>, usize),
-        peer: Option<IpAddr>,
+        request: &Arrived<'_>,
         config: &Config,
         now_ms: Millis,
     ) -> (Reply, Option<&'static str>) {
+        let parts = request.parts;
+        let body = request.body;
         let ask = Ask {
             method: &parts.method,
-            path: segments(path),
+            path: segments(request.path),
             query: parts.uri.query().unwrap_or(""),
             headers: &parts.headers,
-            body_bytes,
+            body_bytes: request.body_bytes,
             json: body.and_then(|body| serde_json::from_slice(body).ok()),
-            peer,
+            peer: request.peer,
             now_ms,
         };
         let mut marks = Marks::default();

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 
 use super::book::Marks;
 use super::config::{is_good, may_ask};
-use super::exchange::{Ask, Reply};
+use super::exchange::{Ask, Reply, slug, text};
 use super::ring::Ring;
 use super::window::{Meters, Room, Window};
 use super::world::{Look, by_user};
@@ -389,8 +389,9 @@ impl Brevo {
         Ok(())
     }
 
-    /// Attributes `OPT_<FLAG>` as `{user: {flag: value}}`, flags in lower case. Users go by ext_id, else by email;
-    /// asked for, by any identifier.
+    /// Attributes `OPT_<FLAG>` as `{user: {flag: value}}`, flags in lower case; where a contact has none for the flag
+    /// of its latest decision, `VARIATION_NAME` under `FEATURE_FLAG`. Users go by ext_id, else by email; asked for, by
+    /// any identifier.
     #[must_use]
     pub fn values(&self, user: Option<&str>) -> Value {
         let flags = |contact: &Contact| {
@@ -398,7 +399,13 @@ impl Brevo {
                 let flag = name.strip_prefix("OPT_")?;
                 Some((flag.to_ascii_lowercase(), value.clone()))
             };
-            Value::Object(contact.attributes.iter().filter_map(of).collect())
+            let attributes = &contact.attributes;
+            let mut flags: Map<String, Value> = attributes.iter().filter_map(of).collect();
+            let latest = text(attributes, "FEATURE_FLAG").zip(attributes.get("VARIATION_NAME"));
+            if let Some((flag, variation)) = latest {
+                flags.entry(slug(flag)).or_insert_with(|| variation.clone());
+            }
+            Value::Object(flags)
         };
         match user {
             Some(user) => by_user(

@@ -202,6 +202,14 @@ async fn br7_attributes_are_ignored_in_silence() {
         json!({"u1": {"checkout": "off"}})
     );
 
+    let latest = json!({"attributes": [{"name": "FEATURE_FLAG", "type": "text"}, {"name": "VARIATION_NAME", "type": "text"}],
+        "contacts": [{"ext_id": "u1", "attributes": {"FEATURE_FLAG": "New-Flag", "VARIATION_NAME": "v2"}}]});
+    client.handle.seed("brevo", "", latest).expect("seeded");
+    assert_eq!(
+        client.handle.value("brevo", "", "u1", "New-Flag"),
+        "v2",
+        "without an attribute of its own, the latest decision tells"
+    );
     client.configure(json!({"brevo": {"strict_attributes": true}}));
     let refused = client
         .text(
