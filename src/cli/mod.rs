@@ -78,7 +78,10 @@ enum Command {
         #[arg(long)]
         exit: bool,
     },
-    /// Run the vendor sandbox alone.
+    /// Run the vendor sandbox alone: point an integration's base URL at a path of it and no account is needed.
+    ///
+    /// It plays Optimizely (/optimizely), Brevo (/brevo), Heap (/heap-us, /heap-eu), Pendo (/pendo-app, /pendo-data)
+    /// and ODP (/odp), each with its own limits; /_sandbox tells what arrived and takes faults, policies and time.
     Sandbox {
         /// Where it listens.
         #[arg(long, default_value = "127.0.0.1:9100", value_name = "ADDR")]

@@ -2,7 +2,7 @@
 //!
 //! | call | |
 //! |---|---|
-//! | `DELETE /_sandbox` | forgets everything but the datafiles |
+//! | `DELETE /_sandbox` | forgets everything but the datafiles, the policies and the time |
 //! | `GET/PUT/DELETE /_sandbox/faults` | the fault script ([`super::faults::Script`]; a bare list of rules will do) |
 //! | `GET/DELETE /_sandbox/requests?limit=&since=&path=` | the request log, entries after number `since` |
 //! | `GET/PUT /_sandbox/settings` | `{"log": bool, "remember": bool}`: both off for the fastest runs; also `?log=off` |
@@ -10,6 +10,11 @@
 //! | `POST /_sandbox/optimizely/missing?at=` | which of the uuids in the body (one a line) never came |
 //! | `GET/PUT/DELETE /_sandbox/optimizely/datafiles/{sdk_key}` | what the datafile host serves |
 //! | `POST /_sandbox/optimizely/datafiles/{sdk_key}/events` | `{"key": "signup"}` adds an event, revision + 1 |
+//! | `GET/PUT/DELETE /_sandbox/config` | policies of the other vendors ([`super::config::Config`]); PUT takes a part |
+//! | `GET/POST /_sandbox/clock` | the sandbox's time; `{"advance_ms": n}` moves it on |
+//! | `GET/PUT/DELETE /_sandbox/state/{vendor}?at=&user=&limit=` | what a vendor holds; PUT adds to it |
+//! | `GET /_sandbox/values/{vendor}?at=&user=&flag=` | variation by user and flag as the vendor now shows it |
+//! | `GET/DELETE /_sandbox/breaches?at=` | broken limits by rule, of one label or of all |
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +27,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::State;
+use super::book::Book;
 use super::faults::{Rule, Script};
 use super::serve::{Body, full};
+use super::world::Look;
+use crate::clock::Clock;
 
 /// Longest body of a control call, in bytes.
 const BODY_MAX: usize = 64 << 20;
@@ -74,13 +82,20 @@ impl Call<'_> {
             ("GET", []) => Ok(json!({"calls": [
                 "faults", "requests", "settings", "optimizely/summary", "optimizely/missing",
                 "optimizely/datafiles/{sdk_key}", "optimizely/datafiles/{sdk_key}/events",
-            ]})),
+                "config", "clock", "state/{vendor}", "values/{vendor}", "breaches",
+            ], "vendors": super::PREFIXES})),
             ("DELETE", []) => {
                 self.state.set_faults(Script::default());
                 self.state.log.lock().clear();
                 self.state.tallies.lock().clear();
+                self.state.worlds.lock().clear();
                 Ok(json!({}))
             }
+            (_, ["config"]) => self.config(),
+            (_, ["clock"]) => self.clock(),
+            (_, ["state", vendor]) => self.vendor_state(vendor),
+            ("GET", ["values", vendor]) => self.values(vendor),
+            (_, ["breaches"]) => self.breaches(),
             (_, ["faults"]) => self.faults(),
             (_, ["requests"]) => self.requests(),
             (_, ["settings"]) => self.settings(),
@@ -112,16 +127,8 @@ impl Call<'_> {
         let mut log = self.state.log.lock();
         match self.method.as_str() {
             "GET" => {
-                let number = |name: &str, default: u64| {
-                    let text = self.param(name);
-                    match text.parse() {
-                        Ok(number) => Ok(number),
-                        Err(_) if text.is_empty() => Ok(default),
-                        Err(_) => Err(bad(format!("`{name}` is `{text}`, not a number"))),
-                    }
-                };
-                let limit = usize::try_from(number("limit", 100)?).unwrap_or(usize::MAX);
-                Ok(log.page(number("since", 0)?, &self.param("path"), limit))
+                let limit = usize::try_from(self.number("limit", 100)?).unwrap_or(usize::MAX);
+                Ok(log.page(self.number("since", 0)?, &self.param("path"), limit))
             }
             "DELETE" => {
                 log.clear();
@@ -203,6 +210,89 @@ impl Call<'_> {
         }
     }
 
+    fn config(&self) -> Reply {
+        match self.method.as_str() {
+            "GET" => {}
+            "PUT" => return self.state.configure(&self.json()?).map_err(bad),
+            "DELETE" => self.state.config.store(Arc::default()),
+            _ => return Err(wrong_method()),
+        }
+        Ok(self.state.config())
+    }
+
+    fn clock(&self) -> Reply {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Move {
+            advance_ms: u64,
+        }
+        match self.method.as_str() {
+            "GET" => {}
+            "POST" => {
+                let by: Move =
+                    serde_json::from_slice(&self.body).map_err(|error| bad(error.to_string()))?;
+                self.state.clock.advance(by.advance_ms);
+            }
+            _ => return Err(wrong_method()),
+        }
+        let clock = &self.state.clock;
+        Ok(json!({"now_ms": clock.now_ms(), "advanced_ms": clock.offset_ms()}))
+    }
+
+    fn vendor_state(&self, vendor: &str) -> Reply {
+        let world = self.state.world(&self.param("at"));
+        let user = self.param("user");
+        let look = Look {
+            user: Some(user).filter(|user| !user.is_empty()),
+            limit: usize::try_from(self.number("limit", 1_000)?).unwrap_or(usize::MAX),
+        };
+        match self.method.as_str() {
+            "GET" => {}
+            "PUT" => {
+                let now_ms = self.state.clock.now_ms();
+                world
+                    .seed(vendor, self.json()?, now_ms)
+                    .map_err(|message| bad(format!("{vendor}: {message}")))?;
+            }
+            "DELETE" if world.clear(vendor) => {}
+            "DELETE" => return Err(no_vendor(vendor)),
+            _ => return Err(wrong_method()),
+        }
+        world.state(vendor, &look).ok_or_else(|| no_vendor(vendor))
+    }
+
+    fn values(&self, vendor: &str) -> Reply {
+        let world = self.state.world(&self.param("at"));
+        let (user, flag) = (self.param("user"), self.param("flag"));
+        let values = if !flag.is_empty() {
+            if user.is_empty() {
+                return Err(bad("`flag` needs `user` beside it".to_owned()));
+            }
+            world
+                .value(vendor, &user, &flag)
+                .map(|value| json!({"user": user, "flag": flag, "value": value}))
+        } else {
+            world.values(vendor, Some(user.as_str()).filter(|user| !user.is_empty()))
+        };
+        values.ok_or_else(|| no_vendor(vendor))
+    }
+
+    fn breaches(&self) -> Reply {
+        let label = self.given("at");
+        match self.method.as_str() {
+            "GET" => {}
+            "DELETE" => {
+                for (of, world) in self.state.worlds.lock().iter() {
+                    if label.as_ref().is_none_or(|label| label == of) {
+                        *world.book.lock() = Book::default();
+                    }
+                }
+            }
+            _ => return Err(wrong_method()),
+        }
+        Ok(self.state.breaches(label.as_deref()))
+    }
+
     fn add_event(&self, sdk_key: &str) -> Reply {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -218,12 +308,28 @@ impl Call<'_> {
             .map_err(bad)
     }
 
+    fn json(&self) -> Reply {
+        serde_json::from_slice(&self.body).map_err(|error| bad(error.to_string()))
+    }
+
     /// A query parameter, "" when absent.
     fn param(&self, name: &str) -> String {
+        self.given(name).unwrap_or_default()
+    }
+
+    fn given(&self, name: &str) -> Option<String> {
         url::form_urlencoded::parse(self.query.as_bytes())
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
-            .unwrap_or_default()
+    }
+
+    fn number(&self, name: &str, default: u64) -> Result<u64, (StatusCode, String)> {
+        let text = self.param(name);
+        match text.parse() {
+            Ok(number) => Ok(number),
+            Err(_) if text.is_empty() => Ok(default),
+            Err(_) => Err(bad(format!("`{name}` is `{text}`, not a number"))),
+        }
     }
 
     fn switch(&self, name: &str) -> Result<Option<bool>, (StatusCode, String)> {
@@ -238,6 +344,11 @@ impl Call<'_> {
 
 fn bad(message: String) -> (StatusCode, String) {
     (StatusCode::BAD_REQUEST, message)
+}
+
+fn no_vendor(vendor: &str) -> (StatusCode, String) {
+    let message = format!("`{vendor}` is none of brevo, heap, pendo, odp");
+    (StatusCode::NOT_FOUND, message)
 }
 
 fn wrong_method() -> (StatusCode, String) {

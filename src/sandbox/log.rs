@@ -49,6 +49,8 @@ pub struct Entry {
     pub status: Option<u16>,
     /// The fault rule that struck, by its place.
     pub fault: Option<usize>,
+    /// The vendor's rule it ran into, e.g. `BR4`.
+    pub rule: Option<&'static str>,
 }
 
 /// The log.
@@ -118,6 +120,7 @@ mod tests {
             body: body.into(),
             status: Some(204),
             fault: None,
+            rule: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -48,8 +49,8 @@ pub(super) async fn run(
         tokio::select! {
             () = &mut shutdown => return,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&state)));
+                Ok((stream, peer)) => {
+                    connections.spawn(connection(stream, peer.ip(), Arc::clone(&state)));
                 }
                 // Out of file descriptors and the like: neither spin nor stop.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -59,7 +60,7 @@ pub(super) async fn run(
     }
 }
 
-async fn connection(stream: TcpStream, state: Arc<State>) {
+async fn connection(stream: TcpStream, peer: IpAddr, state: Arc<State>) {
     // Answers are small: waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
     state.connections.fetch_add(1, Ordering::Relaxed);
@@ -67,7 +68,7 @@ async fn connection(stream: TcpStream, state: Arc<State>) {
     let service = service_fn(|request: Request<Incoming>| {
         let state = Arc::clone(&state);
         let ending = Arc::clone(&ending);
-        async move { answer(&state, request, &ending).await }
+        async move { answer(&state, request, peer, &ending).await }
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -92,12 +93,13 @@ async fn connection(stream: TcpStream, state: Arc<State>) {
 async fn answer(
     state: &Arc<State>,
     request: Request<Incoming>,
+    peer: IpAddr,
     ending: &OnceLock<Ending>,
 ) -> Outcome {
     if request.uri().path().starts_with("/_sandbox") {
         return Ok(control::answer(state, request).await);
     }
-    match vendors::answer(state, request).await {
+    match vendors::answer(state, request, Some(peer)).await {
         vendors::Answer::Plain(response) => Ok(response),
         vendors::Answer::Spoilt(action) => spoil(&action, ending).await,
     }

@@ -158,3 +158,96 @@ async fn uuids_that_never_came_are_named() {
         "{answer}"
     );
 }
+
+#[tokio::test]
+async fn vendors_are_played_by_label_and_controlled_over_http() {
+    let client = testing::Client::start(&[("api-key", "k"), ("x-api-key", "k")]).await;
+    let event = json!({"app_id": "1", "users": [{"identity": "u1", "properties": {"[Optimizely] a-b": "v1"}}]});
+    let path = "/at/second/heap-us/api/add_user_properties";
+    assert_eq!(client.post(path, event).await.status, 200);
+    let values = client
+        .get("/_sandbox/values/heap?at=second&user=u1&flag=a-b")
+        .await;
+    assert_eq!(values.json()["value"], "v1");
+    assert_eq!(
+        client.get("/_sandbox/values/heap").await.json(),
+        json!({}),
+        "the plain path is another account"
+    );
+
+    let clock = client
+        .post("/_sandbox/clock", json!({"advance_ms": 90_000}))
+        .await;
+    assert_eq!(
+        clock.json(),
+        json!({"now_ms": testing::NOW + 90_000, "advanced_ms": 90_000})
+    );
+    let put = |path: &'static str, body: Value| {
+        let body = body.to_string();
+        let client = &client;
+        async move { client.text("PUT", path, &body).await }
+    };
+    let config = put("/_sandbox/config", json!({"heap": {"booleans": "accept"}})).await;
+    assert_eq!(config.json()["heap"]["booleans"], "accept");
+    let slip = put("/_sandbox/config", json!({"heap": {"boolean": "accept"}})).await;
+    assert!(
+        slip.status == 400 && slip.body.contains("boolean"),
+        "{}",
+        slip.body
+    );
+
+    let seed = json!({"contacts": [{"ext_id": "u1", "attributes": {"OPT_A_B": "v9"}}], "attributes": [{"name": "OPT_A_B", "type": "text"}]});
+    assert_eq!(put("/_sandbox/state/brevo", seed).await.status, 200);
+    let value = client
+        .get("/_sandbox/values/brevo?user=u1&flag=a-b")
+        .await
+        .json();
+    assert_eq!(value["value"], "v9");
+    let slip = put("/_sandbox/state/brevo", json!({"contacts": [{}]})).await;
+    assert!(slip.body.contains("contacts[0]"), "{}", slip.body);
+    assert_eq!(client.get("/_sandbox/state/acme").await.status, 404);
+
+    assert_eq!(client.text("DELETE", "/_sandbox", "").await.status, 200);
+    let state = client.get("/_sandbox/state/brevo").await.json();
+    assert_eq!(state["counts"]["contacts"], 0);
+}
+
+#[tokio::test]
+async fn faults_strike_every_vendor_and_are_no_breaches() {
+    let client = testing::Client::start(&[("api-key", "k")]).await;
+    let script = json!({"rules": [
+        {"path": "/brevo", "times": 1, "action": {"status": 429, "headers": {"x-sib-ratelimit-reset": "7"}}},
+        {"path": "/heap-us", "times": 1, "action": {"wire": "reset", "process": true}},
+        {"path": "/odp", "times": 1, "action": {"wire": "close"}},
+    ]});
+    client
+        .handle
+        .set_faults(serde_json::from_value(script).expect("script"));
+    let event = json!({"event_name": "e", "identifiers": {"ext_id": "u1"}});
+    let struck = client.post("/brevo/v3/events", event.clone()).await;
+    assert_eq!(
+        (struck.status, struck.header("x-sib-ratelimit-reset")),
+        (429, "7")
+    );
+    assert_eq!(client.post("/brevo/v3/events", event).await.status, 204);
+    let heap =
+        json!({"app_id": "1", "identity": "u1", "event": "e", "idempotency_key": "k"}).to_string();
+    let path = "/heap-us/api/track";
+    assert!(
+        raw(client.addr, "POST", path, &heap).await.is_err(),
+        "reset"
+    );
+    assert_eq!(client.text("POST", path, &heap).await.status, 200);
+    let lost = raw(client.addr, "POST", "/odp/v3/events", "{}").await;
+    assert_eq!(lost.expect("closed"), "");
+
+    let counts = |vendor| client.handle.state(vendor, "", 10)["counts"].clone();
+    assert_eq!(counts("brevo")["events"], 1);
+    let heap = counts("heap");
+    assert_eq!((&heap["events"], &heap["repeats"]), (&json!(1), &json!(1)));
+    assert_eq!(counts("odp")["events"], 0);
+    assert_eq!(client.handle.breaches(None)["total"], 0);
+    let log = client.handle.requests(0, "/heap-us", 10);
+    assert_eq!(log["data"][0]["fault"], 1);
+    assert_eq!(log["data"][1]["rule"], "HE3");
+}

@@ -1,6 +1,7 @@
 //! From a request to a vendor's answer: reads the body within bounds, asks for a fault, finds the vendor by its
 //! prefix, logs.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,12 +13,17 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, header};
 use serde_json::{Map, Value};
 
 use super::State;
+use super::exchange::Reply;
 use super::faults::Action;
 use super::log::Entry;
 use super::optimizely::tally::Refused;
 use super::optimizely::{self, BODY_MAX};
 use super::serve::{Body, full, plain};
+use super::world::{Arrived, Surface};
+use crate::clock::Clock;
 
+/// Longest body read for the other vendors, in bytes (Brevo's import takes the longest: 10 MB).
+const OTHER_BODY_MAX: usize = 12 << 20;
 /// Bytes of a body that is too long which are still read (and forgotten), so that the caller hears the answer.
 const DISCARD_MAX: usize = 64 << 20;
 
@@ -30,20 +36,37 @@ pub(super) enum Answer {
 /// A request with its body.
 struct Call {
     parts: Parts,
-    /// None = longer than [`BODY_MAX`].
+    /// None = longer than the vendor reads.
     body: Option<Bytes>,
     body_bytes: usize,
+    peer: Option<IpAddr>,
 }
 
-pub(super) async fn answer(state: &State, request: Request<Incoming>) -> Answer {
+impl Call {
+    /// The label ("" for the plain path) and the path below it.
+    fn place(&self) -> (&str, &str) {
+        place(self.parts.uri.path())
+    }
+}
+
+pub(super) async fn answer(
+    state: &State,
+    request: Request<Incoming>,
+    peer: Option<IpAddr>,
+) -> Answer {
     let (parts, incoming) = request.into_parts();
-    let Ok((body, body_bytes)) = read(incoming).await else {
+    let body_max = match Surface::of(place(parts.uri.path()).1) {
+        Some(_) => OTHER_BODY_MAX,
+        None => BODY_MAX,
+    };
+    let Ok((body, body_bytes)) = read(incoming, body_max).await else {
         return Answer::Plain(plain(StatusCode::BAD_REQUEST, "the body broke off"));
     };
     let call = Call {
         parts,
         body,
         body_bytes,
+        peer,
     };
     let path = path_and_query(&call.parts);
     let struck = if state.has_faults.load(Ordering::Acquire) {
@@ -53,41 +76,71 @@ pub(super) async fn answer(state: &State, request: Request<Incoming>) -> Answer 
         None
     };
     let Some((rule, action)) = struck else {
-        let response = vendor(state, &call, true);
-        log(state, &call, Some(response.status()), None);
+        let (response, broken) = vendor(state, &call, true);
+        log(state, &call, Some(response.status()), None, broken);
         return Answer::Plain(response);
     };
     if action.delay_ms > 0 {
         tokio::time::sleep(Duration::from_millis(action.delay_ms)).await;
     }
     if !action.replaces_answer() {
-        let response = vendor(state, &call, true);
-        log(state, &call, Some(response.status()), Some(rule));
+        let (response, broken) = vendor(state, &call, true);
+        log(state, &call, Some(response.status()), Some(rule), broken);
         return Answer::Plain(response);
     }
-    vendor(state, &call, action.process);
+    let (_, broken) = vendor(state, &call, action.process);
     let status = action
         .status
         .filter(|_| action.wire.is_none())
         .and_then(|status| StatusCode::from_u16(status).ok());
-    log(state, &call, status, Some(rule));
+    log(state, &call, status, Some(rule), broken);
     Answer::Spoilt(action)
 }
 
-/// The vendor's own answer. `process` false: only counts that a fault took the request's place.
-fn vendor(state: &State, call: &Call, process: bool) -> Response<Body> {
-    let path = call.parts.uri.path();
-    let (label, path) = match path.strip_prefix("/at/").map(|rest| {
-        let end = rest.find('/').unwrap_or(rest.len());
-        rest.split_at(end)
-    }) {
-        Some((label, path)) => (label, path),
-        None => ("", path),
-    };
+/// The vendor's own answer, and the rule it ran into. `process` false: only counts that a fault took the request's
+/// place.
+fn vendor(state: &State, call: &Call, process: bool) -> (Response<Body>, Option<&'static str>) {
+    let (label, path) = call.place();
     if let Some(path) = path.strip_prefix("/optimizely/") {
-        return optimizely(state, call, label, path, process);
+        return (optimizely(state, call, label, path, process), None);
     }
-    not_found()
+    let Some((surface, path)) = Surface::of(path) else {
+        return (not_found(), None);
+    };
+    if !process {
+        return (plain(StatusCode::OK, ""), None);
+    }
+    let request = Arrived {
+        path,
+        parts: &call.parts,
+        body: call.body.as_ref(),
+        body_bytes: call.body_bytes,
+        peer: call.peer,
+    };
+    let config = state.config.load();
+    let (reply, broken) =
+        state
+            .world(label)
+            .answer(surface, &request, &config, state.clock.now_ms());
+    (response(reply), broken)
+}
+
+/// Label and path below it; "" for a path without a label.
+fn place(path: &str) -> (&str, &str) {
+    path.strip_prefix("/at/").map_or(("", path), |rest| {
+        rest.split_at(rest.find('/').unwrap_or(rest.len()))
+    })
+}
+
+fn response(reply: Reply) -> Response<Body> {
+    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(status, reply.body);
+    for (name, value) in reply.headers {
+        if let Ok(value) = value.parse() {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
 }
 
 fn optimizely(
@@ -174,8 +227,11 @@ fn json(status: StatusCode, body: Bytes) -> Response<Body> {
     response
 }
 
-/// The body, none when it is longer than [`BODY_MAX`]; and its length.
-async fn read(mut incoming: Incoming) -> Result<(Option<Bytes>, usize), hyper::Error> {
+/// The body, none when it is longer than `body_max`; and its length.
+async fn read(
+    mut incoming: Incoming,
+    body_max: usize,
+) -> Result<(Option<Bytes>, usize), hyper::Error> {
     let mut body = BytesMut::new();
     let mut first: Option<Bytes> = None;
     let mut length = 0;
@@ -187,7 +243,7 @@ async fn read(mut incoming: Incoming) -> Result<(Option<Bytes>, usize), hyper::E
         if length > DISCARD_MAX {
             break;
         }
-        if length > BODY_MAX {
+        if length > body_max {
             body.clear();
             first = None;
         } else if length == data.len() {
@@ -200,7 +256,7 @@ async fn read(mut incoming: Incoming) -> Result<(Option<Bytes>, usize), hyper::E
             body.extend_from_slice(&data);
         }
     }
-    if length > BODY_MAX {
+    if length > body_max {
         return Ok((None, length));
     }
     Ok((Some(first.unwrap_or_else(|| body.freeze())), length))
@@ -213,7 +269,13 @@ fn path_and_query(parts: &Parts) -> &str {
         .map_or_else(|| parts.uri.path(), |path| path.as_str())
 }
 
-fn log(state: &State, call: &Call, status: Option<StatusCode>, fault: Option<usize>) {
+fn log(
+    state: &State,
+    call: &Call,
+    status: Option<StatusCode>,
+    fault: Option<usize>,
+    rule: Option<&'static str>,
+) {
     if !state.logging.load(Ordering::Relaxed) {
         return;
     }
@@ -236,5 +298,6 @@ fn log(state: &State, call: &Call, status: Option<StatusCode>, fault: Option<usi
         body: String::from_utf8_lossy(kept).into_owned(),
         status: status.map(|status| status.as_u16()),
         fault,
+        rule,
     });
 }

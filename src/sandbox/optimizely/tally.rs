@@ -318,6 +318,12 @@ impl Tally {
         (asked, missing)
     }
 
+    /// Requests whose body was over the vendor's limit.
+    #[must_use]
+    pub fn too_large(&self) -> u64 {
+        self.requests.too_large
+    }
+
     /// Everything, as JSON.
     #[must_use]
     pub fn summary(&self) -> Value {
