@@ -10,6 +10,7 @@ pub mod guard;
 pub mod http;
 pub mod optimizely;
 pub mod refresh;
+pub mod replies;
 
 /// What data cannot say about a vendor.
 pub trait Vendor: Send + Sync + std::fmt::Debug {
