@@ -207,6 +207,21 @@ impl Client {
         self.exchange(built, timeout, bytes_max, started).await
     }
 
+    /// Sends one request of any kind and keeps up to `bytes_max` of the answer.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn ask(
+        &self,
+        request: &Request,
+        timeout: Duration,
+        bytes_max: usize,
+    ) -> Result<Answer, SendError> {
+        let started = Instant::now();
+        let built = self.build(request);
+        self.exchange(built, timeout, bytes_max, started).await
+    }
+
     fn build(&self, request: &Request) -> Result<reqwest::Request, (SendErrorKind, String)> {
         let url = self.checked(request.url.expose())?;
         let method = reqwest::Method::from_bytes(request.method.as_bytes())
@@ -286,8 +301,8 @@ impl Client {
         let failed = |error: reqwest::Error| classify(&error);
         let mut response = self.http.execute(request).await.map_err(failed)?;
         let headers = std::mem::take(response.headers_mut());
-        let retry_after =
-            text(&headers, "retry-after").and_then(|value| retry_after(&value, self.clock.now_ms()));
+        let retry_after = text(&headers, "retry-after")
+            .and_then(|value| retry_after(&value, self.clock.now_ms()));
         let (etag, last_modified) = (text(&headers, "etag"), text(&headers, "last-modified"));
         let status = response.status().as_u16();
         let mut body = BytesMut::new();

@@ -5,12 +5,21 @@
 use serde_json::Value;
 
 use crate::blueprint::{Config, FieldFault};
+use preflight::{Answered, Findings, Question};
 
+pub mod brevo;
+pub mod flags;
 pub mod guard;
+pub mod heap;
 pub mod http;
+pub mod odp;
 pub mod optimizely;
+pub mod pendo;
+pub mod preflight;
 pub mod refresh;
 pub mod replies;
+mod reply_body;
+mod settings;
 
 /// What data cannot say about a vendor.
 pub trait Vendor: Send + Sync + std::fmt::Debug {
@@ -50,6 +59,27 @@ pub trait Vendor: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// What to ask the vendor before the integration is stored.
+    fn questions(&self, _config: &Config) -> Vec<Question> {
+        Vec::new()
+    }
+
+    /// What an answer to one of the [`Vendor::questions`] means. `flags` are the keys of all flags a datafile knows.
+    fn judge(
+        &self,
+        _config: &Config,
+        _about: &str,
+        _answer: &Answered,
+        _flags: &[String],
+    ) -> Findings {
+        Findings::default()
+    }
+
+    /// What an installer should know of the names flags get here, without asking anybody.
+    fn remarks(&self, _config: &Config, _flags: &[String]) -> Vec<FieldFault> {
+        Vec::new()
+    }
+
     /// Headers that make the vendor say what is wrong with a test event.
     fn test_headers(&self) -> &'static [(&'static str, &'static str)] {
         &[]
@@ -60,7 +90,11 @@ pub trait Vendor: Send + Sync + std::fmt::Debug {
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static dyn Vendor> {
     match name {
+        "brevo" => Some(&brevo::Brevo),
+        "heap" => Some(&heap::Heap),
+        "odp" => Some(&odp::Odp),
         "optimizely" => Some(&optimizely::Optimizely),
+        "pendo" => Some(&pendo::Pendo),
         _ => None,
     }
 }

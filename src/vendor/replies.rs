@@ -90,6 +90,8 @@ pub enum ItemVerdict {
     Missing,
     /// At once again, in a new batch.
     Again,
+    /// At once again, without this field of the item (who asks for it sees that the item still has it).
+    AgainWithout(&'static str),
 }
 
 /// What the vendor's headers say of its rate limit: adopted for the request's own bucket.
@@ -108,6 +110,15 @@ pub type Reader = fn(&ReplyFacts<'_>) -> Reading;
 
 /// The reader a blueprint names by `replies`; none when there is no such reader.
 #[must_use]
-pub fn reader(_name: &str) -> Option<Reader> {
-    None
+pub fn reader(name: &str) -> Option<Reader> {
+    Some(match name {
+        "brevo_batch" => super::brevo::replies::batch,
+        "brevo_contact" => super::brevo::replies::contact,
+        "brevo_event" => super::brevo::replies::single,
+        "heap" => super::heap::replies::any,
+        "odp" => super::odp::replies::any,
+        "pendo_metadata" => super::pendo::replies::metadata,
+        "pendo_track" => super::pendo::replies::track,
+        _ => return None,
+    })
 }
