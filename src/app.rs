@@ -137,6 +137,7 @@ impl App {
             limits: ingest_options(&settings),
             draining: draining.clone(),
             webhooks: Some(Arc::new(Webhooks(delivery.handle()))),
+            rules: Arc::new(crate::event::decision::NoRules),
         });
         let admin = admin::router(admin::Parts {
             registry,

@@ -27,6 +27,8 @@ pub(crate) enum Entry {
     Drop,
     Send {
         when: Vec<Expr>,
+        /// Reasons not to send, each with the condition it holds under; the first that holds is given.
+        skips: Vec<(String, Expr)>,
         sends: Vec<Send>,
     },
 }
@@ -66,8 +68,12 @@ impl Entry {
     fn map(&self, f: &mut dyn FnMut(&Expr) -> Expr) -> Self {
         match self {
             Self::Drop => Self::Drop,
-            Self::Send { when, sends } => Self::Send {
+            Self::Send { when, skips, sends } => Self::Send {
                 when: when.iter().map(&mut *f).collect(),
+                skips: skips
+                    .iter()
+                    .map(|(reason, test)| (reason.clone(), f(test)))
+                    .collect(),
                 sends: sends
                     .iter()
                     .map(|send| Send {
@@ -146,10 +152,15 @@ impl Compiler<'_> {
         };
         let scope = Scope::event(sees);
         let mut when = Vec::new();
+        let mut skips = Vec::new();
         let mut sends = Vec::new();
         for (key, node) in members {
             if key.text == "when" {
                 when = self.conditions(node, scope);
+                continue;
+            }
+            if key.text == "skip" {
+                skips = self.skips(node, scope);
                 continue;
             }
             let found = self
@@ -161,7 +172,7 @@ impl Compiler<'_> {
                     .requests
                     .iter()
                     .map(|request| request.name.clone())
-                    .chain(["when".to_owned()])
+                    .chain(["when".to_owned(), "skip".to_owned()])
                     .collect();
                 self.unknown_key(key, known.iter().map(String::as_str), "`requests`");
                 continue;
@@ -175,7 +186,7 @@ impl Compiler<'_> {
                 });
             }
         }
-        if sends.is_empty() && !members.iter().any(|(key, _)| key.text != "when") {
+        if sends.is_empty() && !members.iter().any(|(key, _)| !matches!(&*key.text, "when" | "skip")) {
             self.faults.push(
                 "missing",
                 node.span.start..node.span.start,
@@ -183,7 +194,28 @@ impl Compiler<'_> {
                 Some("name one of the `requests`, or write `drop`".to_owned()),
             );
         }
-        Entry::Send { when, sends }
+        Entry::Send { when, skips, sends }
+    }
+
+    /// Named reasons not to send, each with its condition.
+    fn skips(&mut self, node: &Node, scope: Scope) -> Vec<(String, Expr)> {
+        let mut skips = Vec::new();
+        for (key, node) in self.group_of(node, "`skip`") {
+            let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+            if key.text.is_empty() || key.text.len() > 40 || !key.text.bytes().all(plain) {
+                self.faults.push(
+                    "key",
+                    key.span.clone(),
+                    "a reason is a word of small letters, digits and `_`, at most 40".to_owned(),
+                    Some("for example `sent_before`: it is a label of metrics".to_owned()),
+                );
+                continue;
+            }
+            if let Some(test) = self.condition(node, scope) {
+                skips.push((key.text.clone(), test));
+            }
+        }
+        skips
     }
 
     /// A formula that is true or false, or a list of them.

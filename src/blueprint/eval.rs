@@ -354,6 +354,15 @@ fn call<'a>(fun: Fun, expr: &'a Expr, args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
         Fun::MoreThan => Val::YesNo(compare(arg(0), arg(1)) == Some(Ordering::Greater)),
         Fun::LessThan => Val::YesNo(compare(arg(0), arg(1)) == Some(Ordering::Less)),
         Fun::Within => within(arg(0), arg(1)),
+        Fun::Digits => match arg(0).text() {
+            Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => Val::Text(text),
+            _ => Val::Missing,
+        },
+        // The one null a formula can give: for vendors that tell "nothing" from "not said".
+        Fun::OrNull => match arg(0) {
+            Val::Missing => Val::Json(&Value::Null),
+            val => val,
+        },
         Fun::StartsWith => Val::YesNo(match (arg(0).text(), arg(1).text()) {
             (Some(text), Some(start)) => text.starts_with(start.as_ref()),
             _ => false,

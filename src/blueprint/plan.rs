@@ -152,16 +152,29 @@ impl Plan {
     }
 
     fn run(&self, event: &Event, tables: &Tables, traced: bool) -> (Mapping, Vec<Vec<FieldTrace>>) {
-        let (when, sends) = match self.entry(event) {
+        let (when, skips, sends) = match self.entry(event) {
             None => return (Mapping::Skipped("unmapped"), Vec::new()),
             Some(Entry::Drop) => return (Mapping::Skipped("dropped"), Vec::new()),
-            Some(Entry::Send { when, sends }) => (when, sends),
+            Some(Entry::Send { when, skips, sends }) => (when, skips, sends),
         };
         let scene = Scene::of_event(event, tables);
         if !when.iter().all(|test| eval(test, scene.cx()).is_true()) {
             return (Mapping::Skipped("filtered"), Vec::new());
         }
+        let skip = skips
+            .iter()
+            .find(|(_, test)| eval(test, scene.cx()).is_true());
         scene.take_problems();
+        if let Some((reason, _)) = skip {
+            let skipped = sends.iter().map(|send| Part {
+                request: send.request,
+                result: PartResult::Skipped {
+                    reason: reason.clone(),
+                },
+                notes: Vec::new(),
+            });
+            return (Mapping::Parts(skipped.collect()), vec![Vec::new(); sends.len()]);
+        }
         let mut traces = Vec::new();
         let parts = sends
             .iter()

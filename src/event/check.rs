@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::{BufMut as _, BytesMut};
 use uuid::Uuid;
 
+use super::decision::{Decision, posted};
 use super::parse::{Acceptance, Fault, MESSAGE_ID_CHARS_MAX};
 use super::scan::Text;
 use super::{Kind, event_id, time};
@@ -110,6 +111,49 @@ impl<'a> Checked<'a> {
         event.check_identity()?;
         event.check_types()?;
         Ok(event)
+    }
+
+    /// Looks at what surrounds a reported decision. `user_id`: where the report has it, if elsewhere.
+    pub(super) fn of_decision(
+        members: &[Member<'a>],
+        user_id: Option<&'a str>,
+        batch_sent_at: Option<&'a str>,
+    ) -> Result<Self, Fault> {
+        let mut known = [None; FIELDS];
+        let report = Member {
+            field: Field::UserId,
+            key: Text {
+                raw: "\"userId\"",
+                escaped: false,
+            },
+            value: user_id.unwrap_or("null"),
+        };
+        for member in members.iter().chain([&report]) {
+            if let Some(slot) = known.get_mut(member.field as usize) {
+                *slot = present(member.value);
+            }
+        }
+        let mut event = Self {
+            known,
+            kind: Kind::Decision,
+            message_id: None,
+            sent_at: None,
+        };
+        event.sent_at = event.get(Field::SentAt).or(batch_sent_at);
+        event.message_id = event.own_message_id()?;
+        event.check_identity()?;
+        event.check_types()?;
+        Ok(event)
+    }
+
+    /// The decision a track call tells of, if its name and its properties say so. One that cannot be read stays
+    /// the track call it is.
+    pub(super) fn reported(&self) -> Option<Decision> {
+        let name = self.get(Field::Event)?;
+        if self.kind != Kind::Track || !posted::is_track_name(name) {
+            return None;
+        }
+        posted::of_track(self.get(Field::Properties))?.read().ok()
     }
 
     pub(super) fn get(&self, field: Field) -> Option<&'a str> {

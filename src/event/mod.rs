@@ -3,9 +3,11 @@
 //! [`parse`] turns one inbound call into a stored record (canonical JSON bytes) or a list of faults;
 //! [`Event::decode`] reads such a record back for delivery. The canonical form is one JSON object:
 //! `type`, `eventId`, `source`, `messageId`, `receivedAt`, `timestamp` (after clock-skew correction),
-//! then `originalTimestamp`, `sentAt`, `userId`, `anonymousId`, … and every other field as it was posted.
+//! then `originalTimestamp`, `sentAt`, `userId`, `anonymousId`, … and every other field as it was posted. A flag
+//! decision, in whatever form it was reported, is stored in one form; see [`decision`].
 
 pub mod check;
+pub mod decision;
 pub mod money;
 pub mod parse;
 pub mod scan;

@@ -11,6 +11,7 @@
 //! - `eventId`, `source` and `receivedAt` belong to the record; a caller's values for them are dropped, and
 //!   so is `writeKey`, which is a credential.
 //! - An event's time is [`happened_at`](super::check::happened_at).
+//! - A track call that tells of a flag decision becomes one; see [`posted`](super::decision::posted).
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 use super::Kind;
 use super::check::{Checked, Field, Member, fault, object, present, write_id};
+use super::decision::{Decision, Rules};
 use super::scan::{Scanner, SyntaxFault, Text};
 use crate::clock::Millis;
 
@@ -71,6 +73,8 @@ pub struct Acceptance<'a> {
     pub event_bytes_max: usize,
     /// Makes a message id for an event that has none.
     pub make_id: &'a dyn Fn() -> Uuid,
+    /// What decisions are filled in from.
+    pub rules: &'a dyn Rules,
 }
 
 /// One event, ready to be appended.
@@ -85,8 +89,8 @@ pub struct Accepted<'a> {
 }
 
 #[derive(Debug, Clone)]
-struct Item<'a> {
-    raw: &'a str,
+pub(super) struct Item<'a> {
+    pub(super) raw: &'a str,
     /// Its members in `Body::members`; none when it is no object.
     members: Option<Range<usize>>,
 }
@@ -97,10 +101,23 @@ pub struct Body<'a> {
     /// The members of all items, one after another: one allocation instead of one per event.
     members: Vec<Member<'a>>,
     items: Vec<Item<'a>>,
+    pub(super) form: Form,
     write_key: Option<&'a str>,
-    sent_at: Option<&'a str>,
+    pub(super) sent_at: Option<&'a str>,
     context: Option<Common<'a>>,
     integrations: Option<Common<'a>>,
+}
+
+/// How a body holds its events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Form {
+    /// It is the event.
+    #[default]
+    One,
+    /// In its member `batch`.
+    Batch,
+    /// It is an array of them.
+    Array,
 }
 
 /// A batch-level object that is merged into every event.
@@ -124,17 +141,11 @@ impl<'a> Body<'a> {
         let mut scanner = Scanner::new(text);
         body.item(&mut scanner, 1)?;
         scanner.end()?;
-        let Some(Item {
-            members: Some(members),
-            ..
-        }) = body.items.first()
-        else {
+        if body.items.first().is_none_or(|item| item.members.is_none()) {
             return Err(BodyFault::NotAnObject);
-        };
+        }
         body.write_key = body
-            .members
-            .get(members.clone())
-            .unwrap_or_default()
+            .lone()
             .iter()
             .rfind(|member| member.field == Field::WriteKey)
             .map(|member| member.value);
@@ -146,7 +157,10 @@ impl<'a> Body<'a> {
     /// # Errors
     /// When it is not JSON of that shape, or holds more than `events_max` events.
     pub fn batch(text: &'a str, events_max: usize) -> Result<Self, BodyFault> {
-        let mut body = Self::default();
+        let mut body = Self {
+            form: Form::Batch,
+            ..Self::default()
+        };
         let mut events: Option<usize> = None;
         let mut context = None;
         let mut integrations = None;
@@ -208,6 +222,16 @@ impl<'a> Body<'a> {
         self.items.is_empty()
     }
 
+    /// Where event `index` stands, as a JSON pointer; empty when the body is the event.
+    #[must_use]
+    pub fn place(&self, index: usize) -> String {
+        match self.form {
+            Form::One => String::new(),
+            Form::Batch => format!("/batch/{index}"),
+            Form::Array => format!("/{index}"),
+        }
+    }
+
     /// The `writeKey` given in the body, if it is a text.
     #[must_use]
     pub fn write_key(&self) -> Option<Cow<'a, str>> {
@@ -257,13 +281,24 @@ impl<'a> Body<'a> {
         with: &Acceptance<'_>,
         out: &mut BytesMut,
     ) -> Result<Accepted<'a>, Fault> {
+        let item = self.sized(index, with)?;
+        let members = self
+            .members_of(item)
+            .ok_or_else(|| fault("wrong_type", "", "an event must be a JSON object"))?;
+        let mut event = Checked::of(members, kind, self.sent_at)?;
+        let decision = event.reported();
+        if decision.is_some() {
+            event.kind = Kind::Decision;
+        }
+        Ok(self.write(item, &event, members, decision, with, out))
+    }
+
+    /// Event `index`, when it is there and not too large.
+    pub(super) fn sized(&self, index: usize, with: &Acceptance<'_>) -> Result<&Item<'a>, Fault> {
         let item = self
             .items
             .get(index)
             .ok_or_else(|| fault("no_event", "", "there is no such event in the batch"))?;
-        let members = self
-            .members_of(item)
-            .ok_or_else(|| fault("wrong_type", "", "an event must be a JSON object"))?;
         let bytes = item.raw.len() + self.common_bytes();
         if bytes > with.event_bytes_max {
             let message = format!(
@@ -272,22 +307,45 @@ impl<'a> Body<'a> {
             );
             return Err(fault("event_too_large", "", message));
         }
-        let event = Checked::of(members, kind, self.sent_at)?;
-        out.reserve(bytes + 320);
+        Ok(item)
+    }
+
+    /// Writes the record of an event found good.
+    pub(super) fn write(
+        &self,
+        item: &Item<'a>,
+        event: &Checked<'a>,
+        members: &[Member<'a>],
+        decision: Option<Decision>,
+        with: &Acceptance<'_>,
+        out: &mut BytesMut,
+    ) -> Accepted<'a> {
+        out.reserve(item.raw.len() + self.common_bytes() + 320);
         let message_id = event
             .message_id
             .clone()
             .unwrap_or_else(|| Cow::Owned((with.make_id)().to_string()));
         event.write_head(&message_id, with, out);
-        self.write_members(&event, members, out);
-        Ok(Accepted {
+        self.write_members(event, members, out);
+        match decision {
+            Some(mut decision) => {
+                decision.enrich(with.rules);
+                decision.write_tail(out);
+            }
+            None => out.put_u8(b'}'),
+        }
+        Accepted {
             kind: event.kind,
             message_id,
             record: out.split().freeze(),
-        })
+        }
     }
 
-    fn item(&mut self, scanner: &mut Scanner<'a>, depth: usize) -> Result<(), SyntaxFault> {
+    pub(super) fn item(
+        &mut self,
+        scanner: &mut Scanner<'a>,
+        depth: usize,
+    ) -> Result<(), SyntaxFault> {
         let is_object = scanner.peek() == Some(b'{');
         let start = scanner.at();
         let first = self.members.len();
@@ -307,7 +365,13 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    fn members_of(&self, item: &Item<'a>) -> Option<&[Member<'a>]> {
+    /// The members of a body that is one object.
+    pub(super) fn lone(&self) -> &[Member<'a>] {
+        let first = self.items.first().and_then(|item| self.members_of(item));
+        first.unwrap_or_default()
+    }
+
+    pub(super) fn members_of(&self, item: &Item<'a>) -> Option<&[Member<'a>]> {
         self.members.get(item.members.clone()?)
     }
 
@@ -316,7 +380,7 @@ impl<'a> Body<'a> {
         of(&self.context) + of(&self.integrations)
     }
 
-    /// Everything that is not part of the head, in the order it was posted.
+    /// Everything that is not part of the head, in the order it was posted; the record is left open.
     fn write_members(&self, event: &Checked<'a>, members: &[Member<'a>], out: &mut BytesMut) {
         for member in members {
             let common = match member.field {
@@ -362,7 +426,6 @@ impl<'a> Body<'a> {
                 out.put_slice(common.raw.as_bytes());
             }
         }
-        out.put_u8(b'}');
     }
 }
 
@@ -399,7 +462,7 @@ impl<'a> Common<'a> {
 }
 
 /// The members of an object that was scanned before.
-fn members(raw: &str) -> Option<Vec<Member<'_>>> {
+pub(super) fn members(raw: &str) -> Option<Vec<Member<'_>>> {
     let mut members = Vec::new();
     Scanner::new(raw)
         .object(1, |scanner, key| {

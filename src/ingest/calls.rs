@@ -25,6 +25,8 @@ pub(super) enum Shape {
     Single(Option<Kind>),
     /// `{"batch": […]}`.
     Batch,
+    /// Flag decisions: one, `{"batch": […]}`, or an array.
+    Decision,
 }
 
 /// A request's events, sorted into those to append and those refused.
@@ -38,6 +40,7 @@ struct Sorted {
 
 struct Refused {
     index: usize,
+    path: String,
     fault: Fault,
     shown: Bytes,
 }
@@ -48,7 +51,7 @@ struct RefusedAnswer<'a> {
     index: usize,
     code: &'static str,
     message: &'a str,
-    path: String,
+    path: &'a str,
 }
 
 impl<B: Backend> Gate<B> {
@@ -84,7 +87,7 @@ impl<B: Backend> Gate<B> {
                 account.accepted(kind, events);
             }
         }
-        let answer = answer(shape, accepted, &refused);
+        let answer = answer(accepted, &refused);
         for refused in refused {
             self.log(&account, refused, now_ms);
         }
@@ -102,6 +105,7 @@ impl<B: Backend> Gate<B> {
         let (events, kind) = match shape {
             Shape::Single(kind) => (Events::single(text), kind),
             Shape::Batch => (Events::batch(text, self.limits.batch_events_max), None),
+            Shape::Decision => (Events::decisions(text, self.limits.batch_events_max), None),
         };
         let events = events.map_err(|fault| Refusal::of_body(fault, text))?;
         let account = match account {
@@ -129,11 +133,16 @@ impl<B: Backend> Gate<B> {
             received_at_ms: now_ms,
             event_bytes_max: self.limits.event_bytes_max,
             make_id: &make_id,
+            rules: &*self.rules,
         };
         // One buffer for the whole request; each record is a slice of it.
         let mut buffer = BytesMut::with_capacity(text.len() + events.len() * 320);
         for index in 0..events.len() {
-            match events.accept(index, kind, &acceptance, &mut buffer) {
+            let accepted = match shape {
+                Shape::Decision => events.accept_decision(index, &acceptance, &mut buffer),
+                _ => events.accept(index, kind, &acceptance, &mut buffer),
+            };
+            match accepted {
                 Ok(event) => {
                     if let Some(count) = sorted.kinds.get_mut(event.kind as usize) {
                         *count += 1;
@@ -147,6 +156,7 @@ impl<B: Backend> Gate<B> {
                 }
                 Err(fault) => sorted.refused.push(Refused {
                     index,
+                    path: events.place(index) + fault.path,
                     fault,
                     shown: events.shown(index, self.limits.rejected_bytes_max),
                 }),
@@ -192,7 +202,7 @@ const KINDS: [Kind; 7] = [
 ];
 
 /// `{"success":true,"accepted":n,"rejected":[…]}`. Repeated posts count as accepted: they are durable.
-fn answer(shape: Shape, accepted: usize, refused: &[Refused]) -> Response {
+fn answer(accepted: usize, refused: &[Refused]) -> Response {
     if refused.is_empty() && accepted == 1 {
         return json(r#"{"success":true,"accepted":1,"rejected":[]}"#);
     }
@@ -202,10 +212,7 @@ fn answer(shape: Shape, accepted: usize, refused: &[Refused]) -> Response {
             index: refused.index,
             code: refused.fault.code,
             message: &refused.fault.message,
-            path: match shape {
-                Shape::Single(_) => refused.fault.path.to_owned(),
-                Shape::Batch => format!("/batch/{}{}", refused.index, refused.fault.path),
-            },
+            path: &refused.path,
         })
         .collect();
     let refused = serde_json::to_string(&refused).unwrap_or_else(|_| "[]".to_owned());

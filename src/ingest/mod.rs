@@ -20,6 +20,7 @@ use axum::response::Response;
 use futures_util::FutureExt as _;
 
 use crate::clock::SharedClock;
+use crate::event::decision::Rules;
 use crate::journal::{AppendError, Appended, Journal, Record};
 use crate::logbook::{Logbook, Rejected};
 use crate::registry::SharedView;
@@ -112,7 +113,12 @@ pub struct State {
     pub draining: Arc<AtomicBool>,
     /// Who takes vendors' webhooks, if anybody.
     pub webhooks: Option<Arc<dyn WebhookSink>>,
+    /// What flag decisions are filled in from.
+    pub rules: SharedRules,
 }
+
+/// What flag decisions are filled in from.
+pub type SharedRules = Arc<dyn Rules + Send + Sync>;
 
 /// The ingest listener's routes.
 pub fn router(state: State) -> Router {
@@ -129,6 +135,7 @@ pub fn router(state: State) -> Router {
         limits: state.limits,
         draining: state.draining,
         webhooks: state.webhooks,
+        rules: state.rules,
         meters: meter::Meters::default(),
     })
 }
@@ -184,6 +191,7 @@ struct Gate<B> {
     held: body::Held,
     draining: Arc<AtomicBool>,
     webhooks: Option<Arc<dyn WebhookSink>>,
+    rules: SharedRules,
     meters: meter::Meters,
 }
 
@@ -235,6 +243,7 @@ impl<B: Backend> Gate<B> {
         match route {
             Route::Event(kind) => self.post(calls::Shape::Single(*kind), parts, body).await,
             Route::Batch => self.post(calls::Shape::Batch, parts, body).await,
+            Route::Decision => self.post(calls::Shape::Decision, parts, body).await,
             Route::Metrics => {
                 body::discard(body, self.limits.body_bytes_max).await;
                 Ok(json(r#"{"success":true}"#))

@@ -12,6 +12,8 @@ pub(super) enum Route<'a> {
     Event(Option<Kind>),
     /// `{"batch": […]}`.
     Batch,
+    /// Flag decisions, alone or several.
+    Decision,
     /// What analytics-next tells about itself; dropped.
     Metrics,
     /// What analytics-next loads at start, for this write key.
@@ -46,7 +48,8 @@ impl<'a> Route<'a> {
         let kind = match call {
             "batch" | "b" | "import" => return Self::Batch,
             "m" => return Self::Metrics,
-            "decision" | "decide" => return Self::NotYet,
+            "decision" => return Self::Decision,
+            "decide" => return Self::NotYet,
             "t" | "track" => Kind::Track,
             "i" | "identify" => Kind::Identify,
             "p" | "page" => Kind::Page,
@@ -97,11 +100,12 @@ impl<'a> Route<'a> {
             Self::OptimizelyWebhook(_) => 4,
             Self::NotYet => 5,
             Self::Unknown => 6,
+            Self::Decision => 7,
         }
     }
 
     /// Names of the routes in metrics.
-    pub(super) const LABELS: [&'static str; 7] = [
+    pub(super) const LABELS: [&'static str; 8] = [
         "event",
         "batch",
         "metrics",
@@ -109,5 +113,6 @@ impl<'a> Route<'a> {
         "webhook",
         "not_available_yet",
         "unknown",
+        "decision",
     ];
 }

@@ -58,7 +58,6 @@ async fn every_route_takes_its_call() {
         ("GET", "/", 404, "no_such_route"),
         ("OPTIONS", "/v2/track", 404, "no_such_route"),
         ("POST", "/v1/tracks", 404, "no_such_route"),
-        ("POST", "/v1/decision", 501, "not_available_yet"),
         ("POST", "/v1/decide", 501, "not_available_yet"),
         (
             "POST",

@@ -152,6 +152,7 @@ fn door_with(limits: Options) -> Door {
         limits,
         draining: Arc::clone(&draining),
         webhooks: Some(Arc::new(Hooks)),
+        rules: Arc::new(crate::event::decision::NoRules),
         meters: meter::Meters::default(),
     });
     Door {
