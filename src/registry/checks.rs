@@ -64,6 +64,17 @@ pub trait VendorCheck: Send + Sync + std::fmt::Debug {
 /// The keys of all flags that a datafile in use knows.
 pub type KnownFlags = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
+/// The flags of all datafiles in use, each once.
+#[must_use]
+pub fn flags_of(datafiles: crate::datafile::Shared) -> KnownFlags {
+    Arc::new(move || {
+        let all = datafiles.load();
+        let keys = all.iter().flat_map(|known| known.datafile.flag_keys());
+        let keys: std::collections::BTreeSet<&str> = keys.collect();
+        keys.into_iter().map(str::to_owned).collect()
+    })
+}
+
 /// Makes and removes the journal feeds that integrations read by.
 pub trait Feeds: Send + Sync + std::fmt::Debug {
     /// Makes the feed, beginning with the next event.

@@ -3,53 +3,15 @@
 //! The name of each decision is stamped when it is accepted; here the same rule tells an installer beforehand
 //! which fields to make.
 
-use std::collections::BTreeMap;
-
-use sha2::{Digest as _, Sha256};
-
 use crate::blueprint::FieldFault;
+use crate::event::decision::slug;
 
-/// A flag's key as small letters, digits and `_`.
-#[must_use]
-pub fn slug(key: &str) -> String {
-    let mut out = String::with_capacity(key.len());
-    for letter in key.chars() {
-        if letter.is_ascii_alphanumeric() {
-            out.push(letter.to_ascii_lowercase());
-        } else if !out.ends_with('_') {
-            out.push('_');
-        }
-    }
-    out
-}
-
-/// The name of each flag of one datafile, in the given order. Of flags that would share a name, the one whose key
-/// is the name keeps it; the others get a tail.
+/// The name of each flag of one datafile, in the given order.
 #[must_use]
 pub fn names(keys: &[String]) -> Vec<(&str, String)> {
-    let mut sharing: BTreeMap<String, usize> = BTreeMap::new();
-    for key in keys {
-        *sharing.entry(slug(key)).or_default() += 1;
-    }
+    let names = slug::among(keys.iter().map(String::as_str));
     keys.iter()
-        .map(|key| {
-            let slug = slug(key);
-            let shared = sharing.get(&slug).is_some_and(|count| *count > 1);
-            let name = if shared && slug != *key {
-                format!("{slug}_{}", tail(key))
-            } else {
-                slug
-            };
-            (key.as_str(), name)
-        })
-        .collect()
-}
-
-fn tail(key: &str) -> String {
-    Sha256::digest(key.as_bytes())
-        .iter()
-        .take(2)
-        .map(|byte| format!("{byte:02x}"))
+        .filter_map(|key| Some((key.as_str(), names.get(key)?.clone())))
         .collect()
 }
 
@@ -58,13 +20,13 @@ fn tail(key: &str) -> String {
 pub fn collisions(keys: &[String], field_of: impl Fn(&str) -> String) -> Vec<FieldFault> {
     names(keys)
         .into_iter()
-        .filter(|(key, name)| *name != slug(key))
+        .filter(|(key, name)| *name != slug::plain(key))
         .map(|(key, name)| FieldFault {
             field: "config".to_owned(),
             code: "name_collision".to_owned(),
             message: format!(
                 "the flag `{key}` would share the field `{}` with another flag: it is written to `{}`",
-                field_of(&slug(key)),
+                field_of(&slug::plain(key)),
                 field_of(&name)
             ),
         })

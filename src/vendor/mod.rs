@@ -20,6 +20,8 @@ pub mod refresh;
 pub mod replies;
 mod reply_body;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 /// What data cannot say about a vendor.
 pub trait Vendor: Send + Sync + std::fmt::Debug {
