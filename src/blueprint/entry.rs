@@ -186,7 +186,11 @@ impl Compiler<'_> {
                 });
             }
         }
-        if sends.is_empty() && !members.iter().any(|(key, _)| !matches!(&*key.text, "when" | "skip")) {
+        if sends.is_empty()
+            && !members
+                .iter()
+                .any(|(key, _)| !matches!(&*key.text, "when" | "skip"))
+        {
             self.faults.push(
                 "missing",
                 node.span.start..node.span.start,

@@ -173,7 +173,10 @@ impl Plan {
                 },
                 notes: Vec::new(),
             });
-            return (Mapping::Parts(skipped.collect()), vec![Vec::new(); sends.len()]);
+            return (
+                Mapping::Parts(skipped.collect()),
+                vec![Vec::new(); sends.len()],
+            );
         }
         let mut traces = Vec::new();
         let parts = sends

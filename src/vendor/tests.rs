@@ -37,7 +37,11 @@ fn every_reader_a_blueprint_names_is_there() {
         let config = blueprint
             .read_config(&config(blueprint.vendor()), "config")
             .unwrap();
-        assert_eq!(by_name(blueprint.vendor()).map(|v| v.check_config(&config)), Some(vec![]), "{path}");
+        assert_eq!(
+            by_name(blueprint.vendor()).map(|v| v.check_config(&config)),
+            Some(vec![]),
+            "{path}"
+        );
         let plan = blueprint.bind(&config, &|_| false).unwrap();
         for request in plan.requests() {
             if let Some(reader) = &request.replies {
@@ -63,13 +67,23 @@ fn every_reader_a_blueprint_names_is_there() {
 #[test]
 fn installers_are_asked_for_the_fields_the_vendors_guides_name() {
     for (vendor, required, others) in [
-        ("brevo", &["api_key"][..], &["base_url", "identifier", "create_contacts"][..]),
+        (
+            "brevo",
+            &["api_key"][..],
+            &["base_url", "identifier", "create_contacts"][..],
+        ),
         ("heap", &["app_id"], &["region", "base_url"]),
         ("odp", &["api_key"], &["region", "base_url"]),
         (
             "pendo",
             &[],
-            &["integration_key", "track_secret", "region", "api_base_url", "track_base_url"],
+            &[
+                "integration_key",
+                "track_secret",
+                "region",
+                "api_base_url",
+                "track_base_url",
+            ],
         ),
     ] {
         for variant in ["default", "decisions"] {
@@ -85,7 +99,10 @@ fn installers_are_asked_for_the_fields_the_vendors_guides_name() {
             assert_eq!(needed, required, "{path}");
             let common = ["exposure", "only_dispatched", "dedupe_ttl", "identity_from"];
             for key in others.iter().chain(&common) {
-                assert!(blueprint.fields().iter().any(|field| field.key == *key), "{path}: {key}");
+                assert!(
+                    blueprint.fields().iter().any(|field| field.key == *key),
+                    "{path}: {key}"
+                );
             }
         }
     }
