@@ -1,13 +1,16 @@
 //! Filling an integration's config into a blueprint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::compile::time_of;
 use super::entry::{Entries, Entry};
-use super::expr::{Expr, TableRef, simplify};
+use super::expr::{Expr, TableRef, simplify, surely_not};
 use super::function::Fun;
 use super::plan::{OncePlan, Plan, RequestPlan, TableSource, Wire};
 use super::template::{Member, Name, Tpl};
-use super::wire::{OnceDef, RequestDef, header_text};
+use super::travel::Time;
+use super::wire::{RequestDef, header_text, leaves};
 use super::writer::head;
 use super::{Blueprint, Config, ConfigValue, FieldFault, FieldKind};
 use crate::secret::Secret;
@@ -62,6 +65,12 @@ impl Blueprint {
         }
         let mut entries = self.entries.map(&mut |expr| binder.expr(expr));
         entries.freeze();
+        // A request the config rules out is no part of any event.
+        let out = |at: usize| {
+            let when = wires.get(at).map(|wire| wire.def.when.as_slice());
+            when.is_some_and(|when| when.iter().any(surely_not))
+        };
+        entries.retain(&|send| !out(send.request));
         Ok(Plan {
             entries,
             requests,
@@ -90,6 +99,7 @@ impl Blueprint {
             }
         }
         let on_wire = self.on_wire();
+        let times = self.times();
         for field in &self.fields {
             let value = config.get(&field.key);
             let key = field.key.as_str();
@@ -118,7 +128,16 @@ impl Blueprint {
                 continue;
             }
             let text = config_text(value);
-            if on_wire.contains(&field.key) && !header_text(&text) {
+            if times.contains(&field.key.as_str()) && time_of(&text).is_none() {
+                fault(
+                    key,
+                    "not_a_time",
+                    format!(
+                        "`{}` is a time, such as 500 ms, 30 s, 5 min, 2 h or 7 d",
+                        field.label
+                    ),
+                );
+            } else if on_wire.contains(&field.key) && !header_text(&text) {
                 fault(
                     key,
                     "not_ascii",
@@ -134,6 +153,14 @@ impl Blueprint {
             }
         }
         faults
+    }
+
+    /// Config fields that hold a time.
+    fn times(&self) -> Vec<&str> {
+        self.requests
+            .iter()
+            .flat_map(|request| request.travel.times())
+            .collect()
     }
 
     /// Config fields that stand in an address or a header.
@@ -192,17 +219,34 @@ fn config_text(value: &ConfigValue) -> String {
     }
 }
 
+fn fixed(time: &Time) -> Option<Duration> {
+    time.bound(&|_| None)
+}
+
 fn request_plan(def: &RequestDef) -> RequestPlan {
+    let travel = &def.travel;
     RequestPlan {
         name: def.name.clone(),
         batched: def.batched,
         items_max: def.items_max,
         bytes_max: def.bytes_max,
         wait: def.wait,
-        once: def.once.as_ref().map(|once| OncePlan {
-            def: Arc::new(once.clone()),
-            lasts: once.lasts,
+        lane: travel.lane.is_some(),
+        pace: travel.pace.as_ref().and_then(fixed),
+        newest: travel.newest.is_some(),
+        newest_without: travel.newest_without.clone(),
+        once: travel.once.as_ref().and_then(|once| {
+            let lasts = fixed(&once.lasts)?;
+            Some(OncePlan { lasts })
         }),
+        combine: travel.combine,
+        rates: travel.rates.clone(),
+        spill: travel.spill,
+        in_flight: travel.in_flight,
+        gate: travel.gate.clone(),
+        requeue: travel.requeue.clone(),
+        stale_after: travel.stale_after,
+        retry_for: travel.retry_for,
         replies: def.replies.clone(),
     }
 }
@@ -227,6 +271,14 @@ impl Binder<'_> {
                 Some((_, text)) => Expr::Text(text.into()),
                 None => Expr::Missing,
             },
+        }
+    }
+
+    /// What a field says as a time.
+    fn time(&self, name: &str) -> Option<Duration> {
+        match self.value(name) {
+            Expr::Text(text) => time_of(&text),
+            _ => None,
         }
     }
 
@@ -258,13 +310,37 @@ impl Binder<'_> {
                 let parts: Vec<Expr> = parts
                     .iter()
                     .enumerate()
-                    .map(|(at, part)| self.url_part(part, parts.get(at + 1)))
+                    .map(|(at, part)| match part {
+                        // The start of an address may be chosen.
+                        Expr::Call(Fun::First | Fun::If | Fun::Required, _) if at == 0 => {
+                            self.url_start(part, parts.get(1))
+                        }
+                        part => self.url_part(part, parts.get(at + 1)),
+                    })
                     .collect();
                 Expr::Pieces(parts.into())
             }
             other => self.expr(other),
         };
         simplify(bound)
+    }
+
+    fn url_start(&self, start: &Expr, next: Option<&Expr>) -> Expr {
+        match start {
+            Expr::Call(fun, args) => {
+                let test = *fun == Fun::If;
+                let args = args.iter().enumerate().map(|(at, arg)| {
+                    if test && at == 0 {
+                        self.expr(arg)
+                    } else {
+                        self.url_start(arg, next)
+                    }
+                });
+                Expr::Call(*fun, args.collect())
+            }
+            Expr::Config(_) => self.url_part(start, next),
+            other => self.url(other),
+        }
     }
 
     fn url_part(&self, part: &Expr, next: Option<&Expr>) -> Expr {
@@ -282,6 +358,8 @@ impl Binder<'_> {
                 }
                 (value, _) => value,
             },
+            // What is written out here is meant as it stands: `?create=true`.
+            written if all_written(written) => self.expr(written),
             other => Expr::Encoded(Arc::new(self.expr(other))),
         }
     }
@@ -298,11 +376,16 @@ impl Binder<'_> {
             .map(|body| frozen(body.map(&mut |expr| self.expr(expr))));
         // Shapes are inlined already.
         bound.shape = None;
+        bound.when = def.when.iter().map(|test| self.expr(test)).collect();
         bound.by = def.by.as_ref().map(|by| self.expr(by));
-        bound.once = def.once.as_ref().map(|once| OnceDef {
-            key: self.expr(&once.key),
-            value: once.value.as_ref().map(|value| self.expr(value)),
-            lasts: once.lasts,
+        bound.travel = def.travel.map(&mut |expr| self.expr(expr));
+        // `0 s` switches either off.
+        let config = |name: &str| self.time(name);
+        let pace = bound.travel.pace.and_then(|pace| pace.bound(&config));
+        bound.travel.pace = pace.map(Time::Fixed);
+        bound.travel.once = bound.travel.once.and_then(|mut once| {
+            once.lasts = Time::Fixed(once.lasts.bound(&config)?);
+            Some(once)
         });
         let mut lookups = Vec::new();
         let mut note = |expr: &Expr| {
@@ -325,6 +408,19 @@ impl Binder<'_> {
 }
 
 impl Entries {
+    fn retain(&mut self, keep: &dyn Fn(&super::entry::Send) -> bool) {
+        let all = self
+            .track
+            .values_mut()
+            .chain(&mut self.any_other)
+            .chain(self.calls.values_mut());
+        for entry in all {
+            if let Entry::Send { sends, .. } = entry {
+                sends.retain(keep);
+            }
+        }
+    }
+
     fn freeze(&mut self) {
         let all = self
             .track
@@ -339,6 +435,15 @@ impl Entries {
             }
         }
     }
+}
+
+/// Whether a formula only chooses between texts of the blueprint.
+fn all_written(expr: &Expr) -> bool {
+    let mut written = matches!(expr, Expr::Call(Fun::First | Fun::If | Fun::Required, _));
+    leaves(expr, &mut |leaf| {
+        written = written && matches!(leaf, Expr::Text(_) | Expr::Missing);
+    });
+    written
 }
 
 /// This with its constants as ready JSON.
@@ -371,7 +476,17 @@ fn frozen(tpl: Tpl) -> Tpl {
                     Member::Spread {
                         from: Tpl::Nothing, ..
                     } => None,
-                    spread => Some(spread),
+                    Member::Spread {
+                        from,
+                        line,
+                        span,
+                        except,
+                    } => Some(Member::Spread {
+                        from: frozen(from),
+                        line,
+                        span,
+                        except,
+                    }),
                 })
                 .collect(),
         ),
@@ -380,6 +495,12 @@ fn frozen(tpl: Tpl) -> Tpl {
                 item.tpl = frozen(std::mem::replace(&mut item.tpl, Tpl::Nothing));
             }
             Tpl::List(items)
+        }
+        Tpl::Fields(mut fields) => {
+            if let Tpl::Group(members) = frozen(Tpl::Group(std::mem::take(&mut fields.members))) {
+                fields.members = members;
+            }
+            Tpl::Fields(fields)
         }
         Tpl::Each(mut each) => {
             each.row = frozen(each.row);

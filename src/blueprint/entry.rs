@@ -8,7 +8,7 @@ use super::expr::Expr;
 use super::formula;
 use super::function::Type;
 use super::resolve::{Origin, Scope, Sees};
-use super::template::{Each, Element, Member, Name, Tpl};
+use super::template::{Each, Element, Fields, Member, Name, Tpl};
 use super::yaml::{Key, Kind, Node, Span};
 use crate::event::Kind as Call;
 
@@ -385,7 +385,7 @@ impl Compiler<'_> {
     }
 
     fn each(&mut self, node: &Node, members: &[(Key, Node)], scope: Scope) -> Tpl {
-        self.known_keys(members, &["each", "row"], "an `each`");
+        self.known_keys(members, &["each", "row", "fields"], "an `each`");
         if scope.row {
             self.faults.error(
                 "each",
@@ -407,15 +407,46 @@ impl Compiler<'_> {
                 None
             }
         });
-        let Some(row) = find(members, "row") else {
-            self.faults.error(
-                "missing",
-                node.span.clone(),
-                "an `each` needs a `row`: what each thing becomes".to_owned(),
-            );
-            return Tpl::Nothing;
-        };
         let inside = Scope { row: true, ..scope };
+        let row = match (find(members, "row"), find(members, "fields")) {
+            (Some(row), None) => row,
+            (None, Some(fields)) => {
+                let given = self.group_of(fields, "`fields`");
+                let Tpl::Group(members) = self.group_template(given, inside) else {
+                    return Tpl::Nothing;
+                };
+                if let Some(Member::Spread { span, .. }) = members
+                    .iter()
+                    .find(|member| matches!(member, Member::Spread { .. }))
+                {
+                    self.faults.error(
+                        "spread",
+                        span.clone(),
+                        "`fields` names each field it makes: nothing can be copied here".to_owned(),
+                    );
+                }
+                return match over {
+                    Some((over, _)) => Tpl::Fields(Box::new(Fields {
+                        over,
+                        members,
+                        line: self.line(&fields.span),
+                    })),
+                    None => Tpl::Nothing,
+                };
+            }
+            _ => {
+                self.faults.push(
+                    "missing",
+                    node.span.clone(),
+                    "an `each` needs a `row`, or `fields`".to_owned(),
+                    Some(
+                        "row: what each thing becomes in a list; fields: the fields it gives to a group"
+                            .to_owned(),
+                    ),
+                );
+                return Tpl::Nothing;
+            }
+        };
         let row_tpl = self.template(row, inside);
         match over {
             Some((over, _)) => Tpl::Each(Box::new(Each {
@@ -472,6 +503,11 @@ impl Compiler<'_> {
 
     fn spread(&mut self, node: &Node, scope: Scope) -> Option<Tpl> {
         let before = self.faults.count();
+        if let Kind::Group(members) = &node.kind
+            && find(members, "fields").is_some()
+        {
+            return Some(self.each(node, members, scope));
+        }
         let formula = node.text().is_some_and(|text| text.starts_with('='));
         let found = if formula {
             self.scalar(node, scope)
@@ -518,15 +554,22 @@ impl Compiler<'_> {
                 row: self.inline(&each.row, given),
                 line: each.line,
             })),
-            Tpl::Group(members) => {
-                let mut found = Vec::with_capacity(members.len());
-                for member in members {
-                    self.inline_member(member, given, &mut found);
-                }
-                Tpl::Group(with_exceptions(found))
-            }
+            Tpl::Group(members) => Tpl::Group(self.inline_members(members, given)),
+            Tpl::Fields(fields) => Tpl::Fields(Box::new(Fields {
+                over: self.inline_expr(&fields.over, given),
+                members: self.inline_members(&fields.members, given),
+                line: fields.line,
+            })),
             same => same.clone(),
         }
+    }
+
+    fn inline_members(&mut self, members: &[Member], given: &[Given]) -> Vec<Member> {
+        let mut found = Vec::with_capacity(members.len());
+        for member in members {
+            self.inline_member(member, given, &mut found);
+        }
+        with_exceptions(found)
     }
 
     fn inline_member(&mut self, member: &Member, given: &[Given], found: &mut Vec<Member>) {
@@ -565,8 +608,8 @@ impl Compiler<'_> {
                 };
                 match &field.tpl {
                     Tpl::Group(members) => found.extend(members.iter().cloned()),
-                    Tpl::Value(expr) => found.push(Member::Spread {
-                        from: Tpl::Value(expr.clone()),
+                    from @ (Tpl::Value(_) | Tpl::Fields(_)) => found.push(Member::Spread {
+                        from: from.clone(),
                         line: field.line,
                         span: field.span.clone(),
                         except: Arc::new([]),
@@ -676,13 +719,8 @@ fn count_uses(shape: &Tpl, name: &str) -> usize {
 fn count_entries(tpl: &Tpl, name: &str) -> usize {
     match tpl {
         Tpl::Entry(entry) => usize::from(**entry == *name),
-        Tpl::Group(members) => members
-            .iter()
-            .map(|member| match member {
-                Member::Field { tpl, .. } => count_entries(tpl, name),
-                Member::Spread { from, .. } => count_entries(from, name),
-            })
-            .sum(),
+        Tpl::Group(members) => count_in_members(members, name),
+        Tpl::Fields(fields) => count_in_members(&fields.members, name),
         Tpl::List(items) => items
             .iter()
             .map(|item| count_entries(&item.tpl, name))
@@ -690,4 +728,14 @@ fn count_entries(tpl: &Tpl, name: &str) -> usize {
         Tpl::Each(each) => count_entries(&each.row, name),
         _ => 0,
     }
+}
+
+fn count_in_members(members: &[Member], name: &str) -> usize {
+    members
+        .iter()
+        .map(|member| match member {
+            Member::Field { tpl, .. } => count_entries(tpl, name),
+            Member::Spread { from, .. } => count_entries(from, name),
+        })
+        .sum()
 }

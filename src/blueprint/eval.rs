@@ -11,10 +11,12 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::Tables;
+use super::amount::{amount, compare, iso8601, minor_units, number, sum, time, within};
 use super::expr::{Expr, Root, TableRef};
 use super::function::Fun;
+use super::texts::{self, hex, join, made};
 use crate::clock::Millis;
-use crate::event::money::{self, AmountError, Exact};
+use crate::event::money;
 use crate::event::{Event, Kind};
 
 /// What a formula gives.
@@ -37,8 +39,8 @@ pub(crate) enum Val<'a> {
 pub(crate) enum Problem {
     /// The field is left out.
     Note(String),
-    /// A required value is missing.
-    Missing,
+    /// A required value is missing; perhaps with the reason to give.
+    Missing(Option<String>),
     /// A required key is not in its table: (table, label, key, hold).
     Hold(std::sync::Arc<super::expr::RemoteTable>, String),
     /// The item must not be sent as it is.
@@ -51,13 +53,21 @@ pub(crate) enum Problem {
 /// All that formulas may look at.
 #[derive(Debug)]
 pub(crate) struct Scene<'a> {
-    event: Option<&'a Event>,
+    pub(super) event: Option<&'a Event>,
     tables: &'a Tables,
     reply: Option<(u16, &'a Value)>,
     holes: &'a [Value],
     traits: OnceCell<Option<Value>>,
     problems: RefCell<Vec<Problem>>,
     troubled: Cell<bool>,
+    made: Kept,
+}
+
+/// Values that formulas made, kept as long as what they are about.
+#[derive(Debug, Default)]
+struct Kept {
+    values: [OnceCell<Value>; 16],
+    more: OnceCell<Box<Kept>>,
 }
 
 /// The row an `each` is at.
@@ -102,6 +112,7 @@ impl<'a> Scene<'a> {
             traits: OnceCell::new(),
             problems: RefCell::new(Vec::new()),
             troubled: Cell::new(false),
+            made: Kept::default(),
         }
     }
 
@@ -116,9 +127,25 @@ impl<'a> Scene<'a> {
         self.event.map_or(Millis::MAX, |event| event.received_at_ms)
     }
 
-    fn problem(&self, problem: Problem) {
+    pub(super) fn problem(&self, problem: Problem) {
         self.troubled.set(true);
         self.problems.borrow_mut().push(problem);
+    }
+
+    /// Keeps a value that was made.
+    pub(super) fn keep(&self, value: Value) -> &Value {
+        let mut kept = &self.made;
+        let mut value = Some(value);
+        loop {
+            for place in &kept.values {
+                if place.get().is_none()
+                    && let Some(value) = value.take()
+                {
+                    return place.get_or_init(|| value);
+                }
+            }
+            kept = kept.more.get_or_init(Box::default);
+        }
     }
 
     /// What went wrong since this was last asked.
@@ -166,7 +193,7 @@ impl<'a> Scene<'a> {
 }
 
 /// What has no value for the language: null and the empty text.
-fn known(value: &Value) -> Val<'_> {
+pub(super) fn known(value: &Value) -> Val<'_> {
     match value {
         Value::Null => Val::Missing,
         Value::String(text) if text.is_empty() => Val::Missing,
@@ -210,14 +237,14 @@ impl<'a> Val<'a> {
     }
 
     /// The text of a number, or of a text that reads as one.
-    fn numeric(self) -> Option<Cow<'a, str>> {
+    pub(super) fn numeric(self) -> Option<Cow<'a, str>> {
         if matches!(self, Self::YesNo(_) | Self::Json(Value::Bool(_))) {
             return None;
         }
         self.text().filter(|text| money::is_number(text))
     }
 
-    fn is_number(&self) -> bool {
+    pub(super) fn is_number(&self) -> bool {
         matches!(self, Self::Number(_) | Self::Json(Value::Number(_)))
     }
 
@@ -377,9 +404,62 @@ fn call<'a>(fun: Fun, expr: &'a Expr, args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
             Some(text) => made(text.to_uppercase()),
             None => Val::Missing,
         },
-        Fun::Trim => text(&|text| text.trim().to_owned()),
+        Fun::Trim => match args.get(1).map(|chars| eval(chars, cx).text()) {
+            None => text(&|text| text.trim().to_owned()),
+            Some(chars) => {
+                let chars = chars.unwrap_or_default();
+                text(&|text| text.trim_matches(|c| chars.contains(c)).to_owned())
+            }
+        },
         Fun::Join => join(&arg(0), arg(1)),
-        Fun::Slug => text(&slug),
+        Fun::Slug => text(&texts::slug),
+        Fun::Clean => match (
+            arg(1).text().and_then(|written| texts::class(&written)),
+            arg(2),
+        ) {
+            (Some(class), by) => {
+                let by = by.text().unwrap_or_default();
+                text(&|text| texts::clean(text, class, &by))
+            }
+            _ => Val::Missing,
+        },
+        Fun::Cut => match whole(arg(1)) {
+            Some(most) => text(&|text| text.chars().take(most).collect()),
+            None => Val::Missing,
+        },
+        Fun::Identifier => match whole(arg(1)) {
+            Some(most) => text(&|text| texts::identifier(text, most)),
+            None => Val::Missing,
+        },
+        Fun::Kind => texts::kind(&arg(0)).map_or(Val::Missing, |kind| Val::Text(kind.into())),
+        Fun::Json => texts::json(arg(0), cx),
+        Fun::Split => match (arg(0).text(), arg(1).text()) {
+            (Some(text), Some(between)) if !between.is_empty() => {
+                Val::Json(cx.scene.keep(texts::split(&text, &between)))
+            }
+            _ => Val::Missing,
+        },
+        Fun::Numbers => match arg(0) {
+            Val::Json(Value::Array(items)) => match texts::numbers(items) {
+                Some(numbers) => Val::Json(cx.scene.keep(numbers)),
+                None => Val::Missing,
+            },
+            _ => Val::Missing,
+        },
+        Fun::Pairs => match arg(0).text() {
+            Some(text) => Val::Json(cx.scene.keep(texts::pairs(&text))),
+            None => Val::Missing,
+        },
+        Fun::Get => match arg(1).text() {
+            Some(name) => texts::get(&arg(0), &name, cx),
+            None => Val::Missing,
+        },
+        Fun::After => match (arg(0).text(), arg(1).text()) {
+            (Some(text), Some(start)) => text
+                .strip_prefix(start.as_ref())
+                .map_or(Val::Missing, |rest| made(rest.to_owned())),
+            _ => Val::Missing,
+        },
         Fun::Number => number(arg(0), cx),
         Fun::Count => match arg(0) {
             Val::Json(Value::Array(items)) => Val::Number(Cow::Owned(items.len().to_string())),
@@ -414,13 +494,9 @@ fn call<'a>(fun: Fun, expr: &'a Expr, args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
     }
 }
 
-/// A text that was made: when nothing is left of it, it is missing.
-fn made<'a>(text: String) -> Val<'a> {
-    if text.is_empty() {
-        Val::Missing
-    } else {
-        Val::Text(Cow::Owned(text))
-    }
+/// A whole number that counts something.
+fn whole(val: Val<'_>) -> Option<usize> {
+    val.numeric()?.parse().ok()
 }
 
 fn required<'a>(args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
@@ -439,7 +515,9 @@ fn required<'a>(args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
         let hold = Problem::Hold(std::sync::Arc::clone(table), key.into_owned());
         cx.scene.problem(hold);
     } else {
-        cx.scene.problem(Problem::Missing);
+        let reason = args.get(1).and_then(|reason| eval(reason, cx).text());
+        cx.scene
+            .problem(Problem::Missing(reason.map(Cow::into_owned)));
     }
     Val::Missing
 }
@@ -460,218 +538,6 @@ fn is<'a>(val: &Val<'a>, others: &'a [Expr], cx: Cx<'a>) -> bool {
             (Some(left), Some(right)) => left == right,
             _ => false,
         }
-    })
-}
-
-fn compare(left: Val<'_>, right: Val<'_>) -> Option<Ordering> {
-    money::compare(&left.numeric()?, &right.numeric()?)
-}
-
-fn within<'a>(val: Val<'a>, most: Val<'a>) -> Val<'a> {
-    if !val.is_number() {
-        return val;
-    }
-    match (val.clone().text(), most.numeric()) {
-        (Some(number), Some(most))
-            if money::compare_size(&number, &most) != Some(Ordering::Greater) =>
-        {
-            val
-        }
-        _ => Val::Missing,
-    }
-}
-
-fn join<'a>(list: &Val<'a>, between: Val<'a>) -> Val<'a> {
-    let (Val::Json(Value::Array(items)), Some(between)) = (list, between.text()) else {
-        return Val::Missing;
-    };
-    let texts: Vec<Cow<'_, str>> = items.iter().filter_map(|item| known(item).text()).collect();
-    made(texts.join(&between))
-}
-
-fn slug(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
-        .collect()
-}
-
-fn not_a_number<'a>(val: &Val<'a>, cx: Cx<'_>) -> Val<'a> {
-    cx.scene
-        .problem(Problem::Note(format!("{} is not a number", val.shown())));
-    Val::Missing
-}
-
-fn number<'a>(val: Val<'a>, cx: Cx<'a>) -> Val<'a> {
-    match &val {
-        Val::Missing => Val::Missing,
-        Val::Number(_) | Val::Json(Value::Number(_)) => val,
-        _ => match val
-            .clone()
-            .numeric()
-            .and_then(|text| money::json_number(&text))
-        {
-            Some(number) => Val::Number(Cow::Owned(number)),
-            None => not_a_number(&val, cx),
-        },
-    }
-}
-
-fn amount<'a>(val: Val<'a>, places: u32, cx: Cx<'a>) -> Val<'a> {
-    if val.is_missing() {
-        return Val::Missing;
-    }
-    if matches!(val, Val::YesNo(_) | Val::Json(Value::Bool(_))) {
-        return not_a_number(&val, cx);
-    }
-    let Some(text) = val.clone().text() else {
-        return not_a_number(&val, cx);
-    };
-    match money::scaled(&text, places) {
-        Ok(units) => Val::Number(Cow::Owned(units.to_string())),
-        Err(AmountError::NotANumber) => not_a_number(&val, cx),
-        Err(error) => {
-            cx.scene.problem(Problem::Refuse {
-                reason: match error {
-                    AmountError::OutOfRange => "revenue_out_of_range",
-                    _ => "amount_too_precise",
-                },
-                detail: format!("{} {error}", val.shown()),
-            });
-            Val::Missing
-        }
-    }
-}
-
-fn minor_units<'a>(val: Val<'a>, currency: &Val<'a>, cx: Cx<'a>) -> Val<'a> {
-    if val.is_missing() || currency.is_missing() {
-        return Val::Missing;
-    }
-    let places = currency
-        .clone()
-        .text()
-        .and_then(|code| money::currency_decimals(&code));
-    match places {
-        Some(places) => amount(val, places, cx),
-        None => {
-            cx.scene.problem(Problem::Note(format!(
-                "{} is not a currency with a smallest unit",
-                currency.shown()
-            )));
-            Val::Missing
-        }
-    }
-}
-
-fn sum<'a>(list: &Val<'a>, names: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
-    let Val::Json(Value::Array(rows)) = list else {
-        return Val::Missing;
-    };
-    let mut total = Exact::ZERO;
-    let mut any = false;
-    'rows: for row in rows {
-        let mut product = Exact::ONE;
-        for name in names {
-            let Expr::Text(name) = name else { continue };
-            let field = row.get(name.as_ref()).map_or(Val::Missing, known);
-            if field.is_missing() {
-                continue 'rows;
-            }
-            let Some(number) = field.clone().numeric().and_then(|text| Exact::read(&text)) else {
-                not_a_number(&field, cx);
-                continue 'rows;
-            };
-            match product.times(number) {
-                Some(next) => product = next,
-                None => return too_long(cx),
-            }
-        }
-        match total.plus(product) {
-            Some(next) => total = next,
-            None => return too_long(cx),
-        }
-        any = true;
-    }
-    if any {
-        Val::Number(Cow::Owned(total.to_json_number()))
-    } else {
-        Val::Missing
-    }
-}
-
-fn too_long<'a>(cx: Cx<'_>) -> Val<'a> {
-    cx.scene.problem(Problem::Note(
-        "the sum has too many digits to be exact".to_owned(),
-    ));
-    Val::Missing
-}
-
-/// Calls `give` with a point in time.
-fn time<'a>(args: &'a [Expr], cx: Cx<'a>, give: impl Fn(Millis) -> Val<'a>) -> Val<'a> {
-    let Some(arg) = args.first() else {
-        return Val::Missing;
-    };
-    // The event's own times are known already.
-    match (arg, cx.scene.event) {
-        (Expr::Event(Root::Timestamp, steps), Some(event)) if steps.is_empty() => {
-            return give(event.timestamp_ms);
-        }
-        (Expr::Event(Root::ReceivedAt, steps), Some(event)) if steps.is_empty() => {
-            return give(event.received_at_ms);
-        }
-        _ => {}
-    }
-    let val = eval(arg, cx);
-    if val.is_missing() {
-        return Val::Missing;
-    }
-    match read_time(&val) {
-        Some(ms) => give(ms),
-        None => {
-            cx.scene
-                .problem(Problem::Note(format!("{} is not a time", val.shown())));
-            Val::Missing
-        }
-    }
-}
-
-/// A text as RFC 3339 writes it (without a zone: UTC), or a number of milliseconds or, when small, seconds.
-pub(crate) fn read_time(val: &Val<'_>) -> Option<Millis> {
-    /// In milliseconds this is March 1973; in seconds, the year 5138.
-    const SMALLEST_MS: i64 = 100_000_000_000;
-    let text = val.clone().text()?;
-    if val.is_number() {
-        let number: i64 = text.parse().ok()?;
-        return if number.abs() >= SMALLEST_MS {
-            Some(number)
-        } else {
-            number.checked_mul(1000)
-        };
-    }
-    if let Ok(at) = text.parse::<jiff::Timestamp>() {
-        return Some(at.as_millisecond());
-    }
-    let civil: jiff::civil::DateTime = text.parse().ok()?;
-    let at = jiff::tz::TimeZone::UTC.to_timestamp(civil).ok()?;
-    Some(at.as_millisecond())
-}
-
-/// `2026-11-20T14:03:27.412Z`.
-pub(crate) fn iso8601(ms: Millis) -> Option<String> {
-    let at = jiff::Timestamp::from_millisecond(ms).ok()?;
-    Some(format!("{at:.3}"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
     })
 }
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::amount::{iso8601, read_time};
 use super::compile::{Compiler, find};
 use super::diagnostic::Faults;
-use super::eval::{Val, iso8601, read_time};
+use super::eval::Val;
 use super::expr::TableRef;
 use super::table::Table;
 use super::yaml::{Key, Node, Span};

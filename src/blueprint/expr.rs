@@ -187,9 +187,19 @@ pub(crate) fn simplify(expr: Expr) -> Expr {
             let args: Vec<Expr> = args.iter().cloned().map(simplify).collect();
             match (fun, args.as_slice()) {
                 (Fun::First, _) => simplify_first(args),
-                (Fun::Required, [known @ (Expr::Text(_) | Expr::Number(_) | Expr::YesNo(_))]) => {
-                    known.clone()
-                }
+                (
+                    Fun::Required,
+                    [
+                        known @ (Expr::Text(_) | Expr::Number(_) | Expr::YesNo(_)),
+                        ..,
+                    ],
+                ) => known.clone(),
+                (Fun::Not, [Expr::YesNo(yes)]) => Expr::YesNo(!yes),
+                (Fun::Not, [Expr::Missing]) => Expr::YesNo(true),
+                (Fun::All, args) if args.iter().any(surely_not) => Expr::YesNo(false),
+                (Fun::All, args) if args.iter().all(surely) => Expr::YesNo(true),
+                (Fun::Any, args) if args.iter().any(surely) => Expr::YesNo(true),
+                (Fun::Any, args) if args.iter().all(surely_not) => Expr::YesNo(false),
                 (Fun::Upper, [Expr::Text(text)]) => Expr::Text(text.to_uppercase().into()),
                 (Fun::Lower, [Expr::Text(text)]) => Expr::Text(text.to_lowercase().into()),
                 (Fun::Present, [Expr::Missing]) => Expr::YesNo(false),
@@ -206,6 +216,16 @@ pub(crate) fn simplify(expr: Expr) -> Expr {
                     } else {
                         rest.first().cloned().unwrap_or(Expr::Missing)
                     }
+                }
+                (Fun::Is, [Expr::Missing, ..]) => Expr::YesNo(false),
+                (Fun::Is, [Expr::YesNo(x), others @ ..])
+                    if others.iter().all(|other| matches!(other, Expr::YesNo(_))) =>
+                {
+                    Expr::YesNo(
+                        others
+                            .iter()
+                            .any(|other| matches!(other, Expr::YesNo(yes) if yes == x)),
+                    )
                 }
                 (Fun::Is, [Expr::Text(x), others @ ..])
                     if others.iter().all(|other| matches!(other, Expr::Text(_))) =>
@@ -228,6 +248,19 @@ pub(crate) fn simplify(expr: Expr) -> Expr {
         },
         same => same,
     }
+}
+
+/// It is true whatever the event.
+pub(crate) fn surely(expr: &Expr) -> bool {
+    matches!(expr, Expr::YesNo(true))
+}
+
+/// It is not true whatever the event.
+pub(crate) fn surely_not(expr: &Expr) -> bool {
+    matches!(
+        expr,
+        Expr::Missing | Expr::YesNo(false) | Expr::Text(_) | Expr::Number(_)
+    )
 }
 
 /// What is missing for certain is passed over; what follows a constant is never reached.

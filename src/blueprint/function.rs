@@ -23,6 +23,16 @@ pub(crate) enum Fun {
     Trim,
     Join,
     Slug,
+    Clean,
+    Cut,
+    Identifier,
+    Kind,
+    Json,
+    Split,
+    Numbers,
+    Pairs,
+    Get,
+    After,
     Number,
     Count,
     Sum,
@@ -81,6 +91,8 @@ pub(crate) enum Takes {
     Time,
     /// A text written here: the name of a field.
     Name,
+    /// A text written here.
+    Written,
     /// A table's name.
     Table,
 }
@@ -89,7 +101,7 @@ impl Takes {
     /// Whether a value that is surely of `given` can be meant.
     pub(crate) fn allows(self, given: Type) -> bool {
         match self {
-            Self::Any | Self::Name | Self::Table => true,
+            Self::Any | Self::Name | Self::Written | Self::Table => true,
             _ if given == Type::Any => true,
             Self::Scalar => !matches!(given, Type::Group | Type::List),
             Self::Numeric | Self::Time => matches!(given, Type::Number | Type::Text),
@@ -109,6 +121,7 @@ impl Takes {
             Self::Group => "a group",
             Self::Time => "a time",
             Self::Name => "a field's name in quotes",
+            Self::Written => "a text in quotes",
             Self::Table => "a table's name",
         }
     }
@@ -155,7 +168,7 @@ const fn row(
 pub(crate) const FUNCTIONS: &[Signature] = &[
     row(Fun::First, "first", 2, MANY, &[Takes::Any], Type::Any, "first(a, b, …)"),
     row(Fun::If, "if", 2, 3, &[Takes::YesNo, Takes::Any], Type::Any, "if(test, a, b)"),
-    row(Fun::Required, "required", 1, 1, &[Takes::Any], Type::Any, "required(x)"),
+    row(Fun::Required, "required", 1, 2, &[Takes::Any, Takes::Written], Type::Any, "required(x) or required(x, \"reason\")"),
     row(Fun::Is, "is", 2, MANY, &[Takes::Scalar], Type::YesNo, "is(x, a, …)"),
     row(Fun::Present, "present", 1, 1, &[Takes::Any], Type::YesNo, "present(x)"),
     row(Fun::Not, "not", 1, 1, &[Takes::YesNo], Type::YesNo, "not(test)"),
@@ -170,9 +183,19 @@ pub(crate) const FUNCTIONS: &[Signature] = &[
     row(Fun::Text, "text", 1, 1, &[Takes::Scalar], Type::Text, "text(x)"),
     row(Fun::Lower, "lower", 1, 1, &[Takes::Scalar], Type::Text, "lower(x)"),
     row(Fun::Upper, "upper", 1, 1, &[Takes::Scalar], Type::Text, "upper(x)"),
-    row(Fun::Trim, "trim", 1, 1, &[Takes::Scalar], Type::Text, "trim(x)"),
+    row(Fun::Trim, "trim", 1, 2, &[Takes::Scalar], Type::Text, "trim(x) or trim(x, \"_\")"),
     row(Fun::Join, "join", 2, 2, &[Takes::List, Takes::Scalar], Type::Text, "join(list, \", \")"),
     row(Fun::Slug, "slug", 1, 1, &[Takes::Scalar], Type::Text, "slug(x)"),
+    row(Fun::Clean, "clean", 3, 3, &[Takes::Scalar, Takes::Written, Takes::Scalar], Type::Text, "clean(x, \"a-z0-9_\", \"_\")"),
+    row(Fun::Cut, "cut", 2, 2, &[Takes::Scalar, Takes::Numeric], Type::Text, "cut(x, 100)"),
+    row(Fun::Identifier, "identifier", 2, 2, &[Takes::Scalar, Takes::Numeric], Type::Text, "identifier(x, 64)"),
+    row(Fun::Kind, "kind", 1, 1, &[Takes::Any], Type::Text, "kind(x)"),
+    row(Fun::Json, "json", 1, 1, &[Takes::Any], Type::Text, "json(x)"),
+    row(Fun::Numbers, "numbers", 1, 1, &[Takes::List], Type::List, "numbers(list)"),
+    row(Fun::Split, "split", 2, 2, &[Takes::Scalar], Type::List, "split(x, \",\")"),
+    row(Fun::Pairs, "pairs", 1, 1, &[Takes::Scalar], Type::Group, "pairs(x)"),
+    row(Fun::Get, "get", 2, 2, &[Takes::Group, Takes::Scalar], Type::Any, "get(group, key)"),
+    row(Fun::After, "after", 2, 2, &[Takes::Scalar], Type::Text, "after(x, \"start\")"),
     row(Fun::Number, "number", 1, 1, &[Takes::Numeric], Type::Number, "number(x)"),
     row(Fun::Count, "count", 1, 1, &[Takes::List], Type::Number, "count(list)"),
     row(Fun::Sum, "sum", 2, 4, &[Takes::List, Takes::Name], Type::Number, "sum(list, \"price\", \"quantity\")"),

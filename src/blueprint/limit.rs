@@ -4,7 +4,8 @@
 
 use serde_json::Value;
 
-use super::eval::{Val, read_time};
+use super::amount::read_time;
+use super::eval::Val;
 use crate::clock::Millis;
 
 /// What a vendor says of one field.
@@ -19,6 +20,11 @@ pub(crate) struct Limit {
     /// How long a time may lie before the event's arrival, in milliseconds.
     pub(crate) max_age_ms: Option<i64>,
     pub(crate) over: OverRule,
+    /// What is said of an item that is not sent for it; else the path and the name of the limit.
+    pub(crate) reason: Option<String>,
+    /// Fields of a group to leave out, in this order, until it has no more than `max_bytes`; `*` is any other, from
+    /// the last.
+    pub(crate) shed: Vec<String>,
 }
 
 /// What is done with a value that is over a limit.
@@ -28,6 +34,8 @@ pub(crate) enum OverRule {
     #[default]
     Cut,
     Omit,
+    /// The item is not sent, and that is well.
+    Skip,
     Reject,
 }
 
@@ -36,6 +44,8 @@ pub(crate) enum OverRule {
 pub(crate) enum Over {
     Cut(String),
     Omit(String),
+    /// (name of the limit)
+    Skip(&'static str),
     /// (name of the limit, what is wrong)
     Reject(&'static str, String),
 }
@@ -143,10 +153,25 @@ impl Limit {
         if !chars && !bytes && self.max_items.is_none() && self.max_age_ms.is_none() {
             return None;
         }
-        let value: Value = serde_json::from_slice(json).ok()?;
-        let (kind, what, cut) = self.find(&value, json.len(), received_at_ms)?;
+        let mut value: Value = serde_json::from_slice(json).ok()?;
+        let dropped = self.lighten(&mut value, json.len());
+        if !dropped.is_empty() {
+            out.truncate(start);
+            out.extend_from_slice(value.to_string().as_bytes());
+        }
+        let json_len = out.len() - start;
+        let Some((kind, what, cut)) = self.find(&value, json_len, received_at_ms) else {
+            let dropped = dropped.join(", ");
+            let most = self.max_bytes.unwrap_or_default();
+            return (!dropped.is_empty()).then(|| {
+                Over::Cut(format!(
+                    "to keep it within {most} bytes, {dropped} was left out"
+                ))
+            });
+        };
         Some(match (self.over, cut) {
             (OverRule::Reject, _) => Over::Reject(kind, what),
+            (OverRule::Skip, _) => Over::Skip(kind),
             (OverRule::Cut, Some(cut)) => {
                 out.truncate(start);
                 out.extend_from_slice(cut.to_string().as_bytes());
@@ -154,6 +179,42 @@ impl Limit {
             }
             _ => Over::Omit(format!("{what}; it was left out")),
         })
+    }
+
+    /// What an item that is not sent for this is told apart by.
+    pub(crate) fn label(&self, pattern: &str, kind: &str) -> String {
+        let own = self.reason.clone();
+        own.unwrap_or_else(|| format!("{pattern} over {kind}"))
+    }
+
+    /// Takes fields out until the group is short enough. Gives their names.
+    fn lighten(&self, value: &mut Value, mut bytes: usize) -> Vec<String> {
+        let (Value::Object(members), Some(most)) = (value, self.max_bytes) else {
+            return Vec::new();
+        };
+        let mut dropped = Vec::new();
+        for name in &self.shed {
+            while bytes > most {
+                let key = if name == "*" {
+                    let last = members.keys().rev().find(|key| !self.shed.contains(key));
+                    last.cloned()
+                } else {
+                    members.contains_key(name).then(|| name.clone())
+                };
+                let Some(value) = key.as_ref().and_then(|key| members.shift_remove(key)) else {
+                    break;
+                };
+                let key = key.unwrap_or_default();
+                // With its colon and a comma, while others are left.
+                let comma = usize::from(!members.is_empty());
+                bytes -= Value::from(key.as_str()).to_string().len()
+                    + value.to_string().len()
+                    + 1
+                    + comma;
+                dropped.push(key);
+            }
+        }
+        dropped
     }
 
     /// The first limit it is over: its name, what is wrong, and the value cut to it.

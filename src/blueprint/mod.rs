@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::secret::Secret;
 
+mod amount;
 mod bind;
 mod builtin;
 mod compile;
@@ -28,6 +29,8 @@ mod responses;
 mod settings;
 mod table;
 mod template;
+mod texts;
+mod travel;
 mod wire;
 mod writer;
 mod yaml;
@@ -37,7 +40,7 @@ mod tests;
 
 use diagnostic::Faults;
 pub use example::event_of;
-pub use plan::{OnceMark, OncePlan, Plan, RequestPlan, TableSource};
+pub use plan::{ItemKeys, OnceKey, OncePlan, Plan, Rate, RateOf, RequestPlan, TableSource};
 pub use table::Table;
 
 /// One remark on a blueprint, with its place (lines and columns count from 1, columns in characters).
@@ -178,6 +181,8 @@ pub enum PartResult {
         json: Vec<u8>,
         /// The value of `batch.by`: items of different groups never share a request.
         group: u64,
+        /// What it is known by on its way.
+        keys: ItemKeys,
     },
     /// Not sent.
     Skipped {

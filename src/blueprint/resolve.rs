@@ -506,6 +506,17 @@ impl Compiler<'_> {
         if !fine {
             return None;
         }
+        if let (Fun::Clean, Some(Expr::Text(written))) = (signature.fun, given.get(1))
+            && super::texts::class(written).is_none()
+        {
+            self.faults.push(
+                "formula",
+                args.get(1).map_or(span.clone(), |arg| origin.at(&arg.span)),
+                format!("\"{written}\" names no characters"),
+                Some("write ASCII characters and ranges, such as A-Za-z0-9_".to_owned()),
+            );
+            return None;
+        }
         let kind = match signature.fun {
             Fun::First => common(&kinds),
             Fun::If => common(&kinds[1..]),
@@ -532,9 +543,9 @@ impl Compiler<'_> {
         let span = origin.at(&arg.span);
         match (takes, &arg.kind) {
             (Takes::Table, _) => return self.table_argument(arg, &span, scope),
-            (Takes::Name, Kind::Text(pieces)) if matches!(pieces.as_slice(), [Piece::Plain(_)]) => {
-            }
-            (Takes::Name, _) => {
+            (Takes::Name | Takes::Written, Kind::Text(pieces))
+                if matches!(pieces.as_slice(), [Piece::Plain(_)]) => {}
+            (Takes::Name | Takes::Written, _) => {
                 let help = match &arg.kind {
                     Kind::Path(words) if words.len() == 1 => {
                         Some(format!("write \"{}\"", words[0].text))

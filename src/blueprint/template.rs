@@ -16,6 +16,8 @@ pub(crate) enum Tpl {
     /// Items; an `each` among them adds its rows.
     List(Vec<Element>),
     Each(Box<Each>),
+    /// A group with the fields that rows make.
+    Fields(Box<Fields>),
     Value(Expr),
     /// `=fields.x` in a request's `item`: gone after inlining.
     Entry(Arc<str>),
@@ -39,6 +41,14 @@ pub(crate) struct Element {
 pub(crate) struct Each {
     pub(crate) over: Expr,
     pub(crate) row: Tpl,
+    pub(crate) line: u32,
+}
+
+/// Fields for each thing in a list or group.
+#[derive(Debug, Clone)]
+pub(crate) struct Fields {
+    pub(crate) over: Expr,
+    pub(crate) members: Vec<Member>,
     pub(crate) line: u32,
 }
 
@@ -92,19 +102,11 @@ impl Tpl {
     /// How many parts it has, counted with what is inlined.
     pub(crate) fn size(&self) -> usize {
         match self {
-            Self::Group(members) => members.iter().fold(1, |size, member| {
-                let (a, b) = match member {
-                    Member::Field { key, tpl, .. } => {
-                        let key = match key {
-                            Name::Made(expr) => expr.size(),
-                            _ => 0,
-                        };
-                        (key, tpl.size())
-                    }
-                    Member::Spread { from, .. } => (1, from.size()),
-                };
-                size.saturating_add(a).saturating_add(b)
-            }),
+            Self::Group(members) => members_size(members),
+            Self::Fields(fields) => fields
+                .over
+                .size()
+                .saturating_add(members_size(&fields.members)),
             Self::List(items) => items
                 .iter()
                 .fold(1, |size, item| size.saturating_add(item.tpl.size())),
@@ -117,18 +119,10 @@ impl Tpl {
     /// Calls `f` with every formula in it.
     pub(crate) fn walk(&self, f: &mut dyn FnMut(&Expr)) {
         match self {
-            Self::Group(members) => {
-                for member in members {
-                    match member {
-                        Member::Field { key, tpl, .. } => {
-                            if let Name::Made(expr) = key {
-                                f(expr);
-                            }
-                            tpl.walk(f);
-                        }
-                        Member::Spread { from, .. } => from.walk(f),
-                    }
-                }
+            Self::Group(members) => walk_members(members, f),
+            Self::Fields(fields) => {
+                f(&fields.over);
+                walk_members(&fields.members, f);
             }
             Self::List(items) => items.iter().for_each(|item| item.tpl.walk(f)),
             Self::Each(each) => {
@@ -143,41 +137,12 @@ impl Tpl {
     /// This with every formula replaced.
     pub(crate) fn map(&self, f: &mut dyn FnMut(&Expr) -> Expr) -> Self {
         match self {
-            Self::Group(members) => Self::Group(
-                members
-                    .iter()
-                    .map(|member| match member {
-                        Member::Field {
-                            key,
-                            tpl,
-                            line,
-                            span,
-                        } => Member::Field {
-                            key: match key {
-                                Name::Made(expr) => match f(expr) {
-                                    Expr::Text(text) => Name::Plain(text),
-                                    expr => Name::Made(expr),
-                                },
-                                plain => plain.clone(),
-                            },
-                            tpl: tpl.map(f),
-                            line: *line,
-                            span: span.clone(),
-                        },
-                        Member::Spread {
-                            from,
-                            line,
-                            span,
-                            except,
-                        } => Member::Spread {
-                            from: from.map(f),
-                            line: *line,
-                            span: span.clone(),
-                            except: Arc::clone(except),
-                        },
-                    })
-                    .collect(),
-            ),
+            Self::Group(members) => Self::Group(map_members(members, f)),
+            Self::Fields(fields) => Self::Fields(Box::new(Fields {
+                over: f(&fields.over),
+                members: map_members(&fields.members, f),
+                line: fields.line,
+            })),
             Self::List(items) => Self::List(
                 items
                     .iter()
@@ -199,4 +164,70 @@ impl Tpl {
             same => same.clone(),
         }
     }
+}
+
+fn members_size(members: &[Member]) -> usize {
+    members.iter().fold(1, |size: usize, member| {
+        let (a, b) = match member {
+            Member::Field { key, tpl, .. } => {
+                let key = match key {
+                    Name::Made(expr) => expr.size(),
+                    _ => 0,
+                };
+                (key, tpl.size())
+            }
+            Member::Spread { from, .. } => (1, from.size()),
+        };
+        size.saturating_add(a).saturating_add(b)
+    })
+}
+
+fn walk_members(members: &[Member], f: &mut dyn FnMut(&Expr)) {
+    for member in members {
+        match member {
+            Member::Field { key, tpl, .. } => {
+                if let Name::Made(expr) = key {
+                    f(expr);
+                }
+                tpl.walk(f);
+            }
+            Member::Spread { from, .. } => from.walk(f),
+        }
+    }
+}
+
+fn map_members(members: &[Member], f: &mut dyn FnMut(&Expr) -> Expr) -> Vec<Member> {
+    members
+        .iter()
+        .map(|member| match member {
+            Member::Field {
+                key,
+                tpl,
+                line,
+                span,
+            } => Member::Field {
+                key: match key {
+                    Name::Made(expr) => match f(expr) {
+                        Expr::Text(text) => Name::Plain(text),
+                        expr => Name::Made(expr),
+                    },
+                    plain => plain.clone(),
+                },
+                tpl: tpl.map(f),
+                line: *line,
+                span: span.clone(),
+            },
+            Member::Spread {
+                from,
+                line,
+                span,
+                except,
+            } => Member::Spread {
+                from: from.map(f),
+                line: *line,
+                span: span.clone(),
+                except: Arc::clone(except),
+            },
+        })
+        .collect()
 }

@@ -13,6 +13,8 @@ use crate::event::Event;
 mod faults;
 mod golden;
 mod language;
+mod texts;
+mod travel;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/optimizely")

@@ -12,6 +12,7 @@ use super::limit::{Limit, OverRule, Pattern};
 use super::resolve::{Scope, Sees};
 use super::responses::{Outcome, Rule};
 use super::template::{Element, Member, Tpl};
+use super::travel::{self, Travel};
 use super::yaml::{Key, Kind, Node, Span};
 
 /// A request as the file has it.
@@ -22,6 +23,8 @@ pub(crate) struct RequestDef {
     pub(crate) method: &'static str,
     pub(crate) url: Expr,
     pub(crate) headers: Vec<(String, Expr)>,
+    /// Only events for which all of these are true are sent as this.
+    pub(crate) when: Vec<Expr>,
     /// What goes around an entry's fields.
     pub(crate) shape: Option<Tpl>,
     pub(crate) shape_fields: BTreeSet<String>,
@@ -31,21 +34,13 @@ pub(crate) struct RequestDef {
     pub(crate) bytes_max: usize,
     pub(crate) wait: Duration,
     pub(crate) by: Option<Expr>,
-    pub(crate) once: Option<OnceDef>,
+    pub(crate) travel: Travel,
     pub(crate) limits: Vec<Pattern>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) replies: Option<String>,
     pub(crate) strip: Option<String>,
     /// Event values used outside the item of an unbatched request, in the order of their holes.
     pub(crate) holes: Vec<Expr>,
-}
-
-/// `once`, as written.
-#[derive(Debug, Clone)]
-pub(crate) struct OnceDef {
-    pub(crate) key: Expr,
-    pub(crate) value: Option<Expr>,
-    pub(crate) lasts: Duration,
 }
 
 const METHODS: &[(&str, &str)] = &[
@@ -62,11 +57,11 @@ const KEYS: &[&str] = &[
     "patch",
     "get",
     "delete",
+    "when",
     "headers",
     "item",
     "body",
     "batch",
-    "once",
     "limits",
     "responses",
     "replies",
@@ -78,7 +73,8 @@ const MAX_ITEMS: usize = 10_000;
 
 impl Compiler<'_> {
     pub(crate) fn read_requests(&mut self, node: &Node) {
-        for (key, node) in self.group_of(node, "`requests`") {
+        let members = self.group_of(node, "`requests`");
+        for (key, node) in members {
             if key.text == "when" {
                 self.faults.error(
                     "key",
@@ -89,11 +85,13 @@ impl Compiler<'_> {
             let request = self.request(key, node);
             self.requests.push(request);
         }
+        self.link(members);
     }
 
     fn request(&mut self, key: &Key, node: &Node) -> RequestDef {
         let members = self.group_of(node, "a request");
-        self.known_keys(members, KEYS, "a request");
+        let known: Vec<&str> = KEYS.iter().chain(travel::KEYS).copied().collect();
+        self.known_keys(members, &known, "a request");
         let batch = find(members, "batch");
         let batched = batch.is_some();
         let mut request = RequestDef {
@@ -102,6 +100,7 @@ impl Compiler<'_> {
             method: "POST",
             url: Expr::Missing,
             headers: Vec::new(),
+            when: Vec::new(),
             shape: None,
             shape_fields: BTreeSet::new(),
             body: None,
@@ -110,7 +109,7 @@ impl Compiler<'_> {
             bytes_max: DEFAULT_BYTES,
             wait: Duration::ZERO,
             by: None,
-            once: None,
+            travel: Travel::default(),
             limits: Vec::new(),
             rules: Vec::new(),
             replies: None,
@@ -123,6 +122,11 @@ impl Compiler<'_> {
         self.address(members, key, &mut request, outer);
         self.headers(members, &mut request, outer);
         self.body(members, key, &mut request, outer);
+        if let Some(node) = find(members, "when") {
+            let mut scope = Scope::event(Sees::Any);
+            scope.secret = true;
+            request.when = self.conditions(node, scope);
+        }
         if let Some(node) = find(members, "item") {
             let mut scope = Scope::event(Sees::Any);
             scope.fields = true;
@@ -139,9 +143,7 @@ impl Compiler<'_> {
         if let Some(node) = batch {
             self.batch(node, &mut request);
         }
-        if let Some(node) = find(members, "once") {
-            request.once = self.once(node);
-        }
+        request.travel = self.travel(members, batched);
         if let Some(node) = find(members, "limits") {
             request.limits = self.limits(node);
         }
@@ -314,11 +316,20 @@ impl Compiler<'_> {
         }
     }
 
-    /// One formula or text over the event.
-    fn single(&mut self, node: &Node, key: &str) -> Option<Expr> {
+    /// One formula or text over the event, for a single value.
+    pub(super) fn single(&mut self, node: &Node, key: &str) -> Option<Expr> {
+        self.over_event(node, key, false)
+    }
+
+    /// One formula or text over the event, for a value of any kind.
+    pub(super) fn any_kind(&mut self, node: &Node, key: &str) -> Option<Expr> {
+        self.over_event(node, key, true)
+    }
+
+    fn over_event(&mut self, node: &Node, key: &str, any_kind: bool) -> Option<Expr> {
         let before = self.faults.count();
         match self.scalar(node, Scope::event(Sees::Any)) {
-            Some((expr, kind)) if !matches!(kind, Type::Group | Type::List) => {
+            Some((expr, kind)) if any_kind || !matches!(kind, Type::Group | Type::List) => {
                 self.weigh(expr.size(), &node.span);
                 Some(expr)
             }
@@ -329,28 +340,6 @@ impl Compiler<'_> {
                 None
             }
         }
-    }
-
-    fn once(&mut self, node: &Node) -> Option<OnceDef> {
-        let members = self.group_of(node, "`once`");
-        self.known_keys(members, &["key", "value", "for"], "`once`");
-        let key = find(members, "key").and_then(|node| self.single(node, "key"));
-        let value = find(members, "value").and_then(|node| self.single(node, "value"));
-        let lasts = find(members, "for").and_then(|node| self.duration(node, "for"));
-        for name in ["key", "for"] {
-            if find(members, name).is_none() {
-                self.faults.error(
-                    "missing",
-                    node.span.start..node.span.start,
-                    format!("`once` needs `{name}`"),
-                );
-            }
-        }
-        Some(OnceDef {
-            key: key?,
-            value,
-            lasts: lasts?,
-        })
     }
 
     fn limits(&mut self, node: &Node) -> Vec<Pattern> {
@@ -383,7 +372,15 @@ impl Compiler<'_> {
         let members = self.group_of(node, "a limit");
         self.known_keys(
             members,
-            &["max_chars", "max_bytes", "max_items", "max_age", "over"],
+            &[
+                "max_chars",
+                "max_bytes",
+                "max_items",
+                "max_age",
+                "over",
+                "reason",
+                "shed",
+            ],
             "a limit",
         );
         let mut limit = Limit::default();
@@ -397,18 +394,21 @@ impl Compiler<'_> {
                         .duration(node, "max_age")
                         .and_then(|age| i64::try_from(age.as_millis()).ok());
                 }
+                "reason" => limit.reason = self.reason(node),
+                "shed" => limit.shed = self.shed(node, members),
                 "over" => {
                     limit.over = match node.text() {
                         Some("cut") => OverRule::Cut,
                         Some("omit") => OverRule::Omit,
+                        Some("skip") => OverRule::Skip,
                         Some("reject") => OverRule::Reject,
                         _ => {
-                            self.shape(node, "`over` is cut, omit or reject");
+                            self.shape(node, "`over` is cut, omit, skip or reject");
                             OverRule::Cut
                         }
                     };
                     if limit.over == OverRule::Cut && find(members, "max_age").is_some() {
-                        self.shape(node, "a time cannot be cut: write omit or reject");
+                        self.shape(node, "a time cannot be cut: write omit, skip or reject");
                     }
                 }
                 _ => {}
@@ -423,6 +423,45 @@ impl Compiler<'_> {
             );
         }
         limit
+    }
+
+    /// A metric label, so a short name.
+    fn reason(&mut self, node: &Node) -> Option<String> {
+        let reason = self.plain_text(node, "reason")?;
+        if !reason
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
+            self.shape(
+                node,
+                "`reason` is a short name: small letters, digits and _",
+            );
+        }
+        Some(reason)
+    }
+
+    fn shed(&mut self, node: &Node, limit: &[(Key, Node)]) -> Vec<String> {
+        if find(limit, "max_bytes").is_none() {
+            self.shape(
+                node,
+                "`shed` needs `max_bytes`: what the group is to fit into",
+            );
+        }
+        let names: Vec<String> = node
+            .list()
+            .unwrap_or(&[])
+            .iter()
+            .filter_map(|node| node.text().map(str::to_owned))
+            .collect();
+        if names.is_empty() || names.len() > 64 {
+            self.faults.push(
+                "shape",
+                node.span.clone(),
+                "`shed` is a list of fields to leave out, the first first".to_owned(),
+                Some("for example [rule_key, \"*\"], where \"*\" is any other field".to_owned()),
+            );
+        }
+        names
     }
 
     fn responses(&mut self, node: &Node) -> Vec<Rule> {
@@ -482,6 +521,26 @@ impl Compiler<'_> {
     }
 
     fn address_fine(&self, leaf: &Expr) -> Result<(), (String, String)> {
+        // `{values.api}/events`: each start that may be chosen, with what follows.
+        if let Expr::Pieces(parts) = leaf
+            && let [
+                start @ Expr::Call(Fun::First | Fun::If | Fun::Required, _),
+                rest @ ..,
+            ] = parts.as_ref()
+        {
+            let mut result = Ok(());
+            leaves(start, &mut |start| {
+                let own = match start {
+                    Expr::Pieces(parts) => parts.to_vec(),
+                    one => vec![one.clone()],
+                };
+                let whole: Vec<Expr> = own.iter().chain(rest).cloned().collect();
+                if result.is_ok() && !matches!(start, Expr::Missing) {
+                    result = self.address_fine(&Expr::Pieces(whole.into()));
+                }
+            });
+            return result;
+        }
         let kind = |name: &str| {
             self.fields
                 .iter()

@@ -11,14 +11,16 @@ use serde_json::Value;
 use super::eval::{Cx, Problem, Row, Val, eval, visit_group};
 use super::expr::{Expr, RemoteTable};
 use super::limit::{self, Limits};
-use super::template::{Each, Element, Member, Name, Tpl};
+use super::template::{Each, Element, Fields, Member, Name, Tpl};
 use super::{FieldTrace, Note};
 
 /// Why an item is not sent.
 #[derive(Debug, Clone)]
 pub(crate) enum Stop {
-    /// This required field is missing.
+    /// Something required is missing: the reason.
     Missing(String),
+    /// A limit says that it is not to be sent: the reason.
+    Skip(String),
     Hold(Arc<RemoteTable>, String),
     Refuse {
         reason: String,
@@ -147,6 +149,19 @@ impl<'w> Writer<'w> {
                 self.out.push(b']');
                 Ok(true)
             }
+            Tpl::Fields(fields) => {
+                let start = self.out.len();
+                self.out.push(b'{');
+                let mut first = true;
+                let seen = &mut Vec::new();
+                self.fields(fields, cx, (&[], seen), &mut first, path, limits)?;
+                if first {
+                    self.out.truncate(start);
+                    return Ok(false);
+                }
+                self.out.push(b'}');
+                Ok(true)
+            }
             Tpl::Items => {
                 self.out.push(b'[');
                 for (at, item) in self.items.iter().enumerate() {
@@ -199,7 +214,9 @@ impl<'w> Writer<'w> {
                     self.note(path, line, reason);
                     continue;
                 }
-                Problem::Missing => Stop::Missing(path.last().to_owned()),
+                Problem::Missing(reason) => {
+                    Stop::Missing(reason.unwrap_or_else(|| format!("{} is missing", path.last())))
+                }
                 Problem::Hold(table, key) => Stop::Hold(table, key),
                 Problem::Refuse { reason, detail } => Stop::Refuse {
                     reason: reason.to_owned(),
@@ -346,6 +363,10 @@ impl<'w> Writer<'w> {
                     from: Tpl::Value(from),
                     ..
                 } if makes_names(from) => 2,
+                Member::Spread {
+                    from: Tpl::Fields(_),
+                    ..
+                } => 2,
                 Member::Spread { .. } => 1,
             })
             .sum::<usize>()
@@ -384,6 +405,11 @@ impl<'w> Writer<'w> {
                 Member::Spread {
                     from, line, except, ..
                 } => {
+                    if let Tpl::Fields(fields) = from {
+                        let known = (&**except, &mut seen);
+                        self.fields(fields, cx, known, &mut first, path, limits)?;
+                        continue;
+                    }
                     let Tpl::Value(from) = from else { continue };
                     let seen = several.then_some(&mut seen);
                     self.copy(from, cx, (except, seen), &mut first, path, *line, limits)?;
@@ -460,10 +486,11 @@ impl<'w> Writer<'w> {
                 }
                 limit::Over::Reject(kind, what) => {
                     return Err(Stop::Refuse {
-                        reason: format!("{pattern} over {kind}"),
+                        reason: limit.label(pattern, kind),
                         detail: format!("{path}: {what}"),
                     });
                 }
+                limit::Over::Skip(kind) => return Err(Stop::Skip(limit.label(pattern, kind))),
             }
         }
         Ok(ControlFlow::Continue(()))
@@ -517,31 +544,99 @@ impl<'w> Writer<'w> {
             count,
             stopped: None,
         };
-        match over {
-            Val::Missing => {}
-            Val::Group(group) => visit_group(group, cx, &mut |key, value| {
-                rows.row(cx, Row::Pair(key, value));
-            }),
-            Val::Json(Value::Object(members)) => {
-                for (key, value) in members {
-                    rows.row(cx, Row::Pair(key, value));
-                }
-            }
-            Val::Json(Value::Array(items)) => {
-                for item in items {
-                    rows.row(cx, Row::Item(item));
-                }
-            }
-            Val::Json(value) => rows.row(cx, Row::Single(value)),
-            Val::YesNo(yes) => rows.row(cx, Row::Single(&Value::Bool(yes))),
-            Val::Text(text) => rows.row(cx, Row::Single(&Value::String(text.into_owned()))),
-            Val::Number(text) => {
-                let value = serde_json::from_str(&text).unwrap_or(Value::Null);
-                rows.row(cx, Row::Single(&value));
-            }
-        }
+        each_row(over, cx, &mut |row| rows.row(cx, row));
         let count = rows.count;
         rows.stopped.map_or(Ok(count), Err)
+    }
+
+    /// Writes the fields that rows make; a row that lacks what it requires is left out.
+    fn fields(
+        &mut self,
+        fields: &Fields,
+        cx: Cx<'_>,
+        (except, seen): (&[Box<str>], &mut Vec<String>),
+        first: &mut bool,
+        path: &Path<'_>,
+        limits: Limits<'_>,
+    ) -> Result<(), Stop> {
+        let over = eval(&fields.over, cx);
+        self.problems(cx, path, fields.line)?;
+        let mut stopped = None;
+        each_row(over, cx, &mut |row| {
+            if stopped.is_some() {
+                return;
+            }
+            let before = (self.out.len(), self.notes.len(), *first, seen.len());
+            let traces = self.trace.as_ref().map_or(0, Vec::len);
+            let cx = Cx {
+                scene: cx.scene,
+                row: Some(row),
+            };
+            match self.row_fields(fields, cx, (except, &mut *seen), first, path, limits) {
+                Ok(()) => {}
+                Err(Stop::Missing(_)) => {
+                    self.out.truncate(before.0);
+                    self.notes.truncate(before.1);
+                    *first = before.2;
+                    seen.truncate(before.3);
+                    if let Some(trace) = &mut self.trace {
+                        trace.truncate(traces);
+                    }
+                }
+                Err(stop) => stopped = Some(stop),
+            }
+        });
+        stopped.map_or(Ok(()), Err)
+    }
+
+    /// The fields of one row. Of two with one name the later gets `_2`, the next `_3`.
+    fn row_fields(
+        &mut self,
+        fields: &Fields,
+        cx: Cx<'_>,
+        (except, seen): (&[Box<str>], &mut Vec<String>),
+        first: &mut bool,
+        path: &Path<'_>,
+        limits: Limits<'_>,
+    ) -> Result<(), Stop> {
+        for member in &fields.members {
+            let Member::Field { key, tpl, line, .. } = member else {
+                continue;
+            };
+            let name = match key {
+                Name::Plain(name) | Name::Ready(name, _) => Some(name.to_string()),
+                Name::Made(expr) => eval(expr, cx).text().map(std::borrow::Cow::into_owned),
+            };
+            self.problems(cx, path, *line)?;
+            let Some(name) = name.filter(|name| !name.is_empty()) else {
+                continue;
+            };
+            if except.iter().any(|written| **written == *name) {
+                continue;
+            }
+            let taken = |name: &str| seen.iter().any(|done| done == name);
+            let mut own = name.clone();
+            let mut nth = 1u64;
+            while taken(&own) || except.iter().any(|written| **written == *own) {
+                nth += 1;
+                own = format!("{name}_{nth}");
+            }
+            let before = self.out.len();
+            let here = path.made(&own);
+            self.field(
+                &head(&own),
+                tpl,
+                cx,
+                first,
+                &here,
+                *line,
+                limits.below(&own),
+            )?;
+            if self.out.len() > before {
+                seen.push(own);
+            }
+        }
+        Ok(())
     }
 
     /// Copies a value of the event as it is.
@@ -608,6 +703,25 @@ pub(crate) fn head(name: &str) -> Vec<u8> {
     write_text(&mut out, name);
     out.push(b':');
     out
+}
+
+/// Calls `f` with each thing in a list or group, or with a single value.
+fn each_row(over: Val<'_>, cx: Cx<'_>, f: &mut dyn FnMut(Row<'_>)) {
+    match over {
+        Val::Missing => {}
+        Val::Group(group) => visit_group(group, cx, &mut |key, value| f(Row::Pair(key, value))),
+        Val::Json(Value::Object(members)) => members
+            .iter()
+            .for_each(|(key, value)| f(Row::Pair(key, value))),
+        Val::Json(Value::Array(items)) => items.iter().for_each(|item| f(Row::Item(item))),
+        Val::Json(value) => f(Row::Single(value)),
+        Val::YesNo(yes) => f(Row::Single(&Value::Bool(yes))),
+        Val::Text(text) => f(Row::Single(&Value::String(text.into_owned()))),
+        Val::Number(text) => {
+            let value = serde_json::from_str(&text).unwrap_or(Value::Null);
+            f(Row::Single(&value));
+        }
+    }
 }
 
 /// Whether the names of a group are made, so that two may be the same.

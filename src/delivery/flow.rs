@@ -301,6 +301,7 @@ impl Flow {
             attempts: slot.attempts,
             reason,
             replay,
+            parts_done: 0,
             record: slot.record.clone(),
         });
     }
@@ -317,7 +318,7 @@ impl Flow {
         let mut items = Vec::new();
         for part in parts {
             let fate = match part.result {
-                PartResult::Item { json, group } => match envelopes.get(part.request) {
+                PartResult::Item { json, group, .. } => match envelopes.get(part.request) {
                     Some(envelope)
                         if self.batcher.too_large(part.request, json.len(), envelope) =>
                     {
@@ -599,6 +600,7 @@ impl Flow {
                     attempts: slot.attempts,
                     status,
                     answer,
+                    parts_done: 0,
                     record: slot.record,
                 });
             }
@@ -645,6 +647,7 @@ impl Flow {
                 tallies,
                 dead: books.dead,
                 park: books.park,
+                marks: Vec::new(),
             },
             delivered_at: books.delivered_at,
         })

@@ -174,7 +174,7 @@ fn functions_do_what_the_page_says() {
         ("=lower(trim(properties.spaced))", json!("x@y")),
         ("=upper(properties.a)", json!("A B")),
         ("=join(properties.tags, \", \")", json!("a, 2")),
-        ("=slug(properties.slug)", json!("new_checkout_2_")),
+        ("=slug(properties.slug)", json!("new_checkout_2")),
         ("=number(properties.text)", json!(89.99)),
         ("=count(properties.rows)", json!(3)),
         (
@@ -502,14 +502,9 @@ requests:
     };
     assert!(plan.assemble(0, &[&json], &Tables::default()).is_err());
 
-    let once = plan.requests()[0].once.clone().expect("once");
-    let mark = once
-        .mark(&posted(json!({"text": "v"})), &Tables::default())
-        .expect("a mark");
     assert_eq!(
-        (mark.key.as_str(), mark.value.as_deref()),
-        ("a/b?c:e", Some("v"))
+        plan.requests()[0].once.map(|once| once.lasts),
+        Some(Duration::from_secs(1800))
     );
-    assert_eq!(once.lasts, Duration::from_secs(1800));
     assert_eq!(plan.requests()[0].replies.as_deref(), Some("some_reader"));
 }
