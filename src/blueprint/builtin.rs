@@ -8,13 +8,13 @@ macro_rules! shipped {
 
 /// (path such as `optimizely/default`, text)
 pub(super) const SHIPPED: &[(&str, &str)] = shipped![
+    "optimizely/default",
     "brevo/decisions",
     "brevo/default",
     "heap/decisions",
     "heap/default",
     "odp/decisions",
     "odp/default",
-    "optimizely/default",
     "pendo/decisions",
     "pendo/default",
 ];
