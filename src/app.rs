@@ -104,6 +104,8 @@ impl App {
         let checks = Checks {
             urls: guard,
             documents: Arc::new(client.clone()),
+            vendors: Arc::new(client.clone()),
+            flags: Arc::new(Vec::new),
             feeds: Arc::new(journal.clone()),
             vendor: vendor::by_name,
             builtin: blueprint::builtin(),

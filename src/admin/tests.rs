@@ -21,12 +21,13 @@ use crate::journal::store::sqlite::SqliteStore;
 use crate::journal::{DeadLetter, FeedStart, Journal, Options, Outcome, Record, Settle, Tally};
 use crate::logbook::Logbook;
 use crate::registry::audit::Actor;
-use crate::registry::checks::{Checks, DocumentCheck, DocumentFault};
+use crate::registry::checks::{Checks, DocumentCheck, DocumentFault, VendorCheck};
 use crate::registry::random::Random;
 use crate::registry::seal::KeyRing;
 use crate::registry::{Given, Registry, Role};
 use crate::secret::Secret;
 use crate::vendor::guard::Guard;
+use crate::vendor::preflight::{Answered, Question};
 
 const ADMIN: &str = "adm_token_of_the_tests";
 const SDK_KEY: &str = "sdkkey_4711_verysecret";
@@ -43,6 +44,13 @@ impl DocumentCheck for Documents {
     ) -> BoxFuture<'a, Result<Value, DocumentFault>> {
         let answer = self.0.lock().clone();
         Box::pin(async move { answer })
+    }
+}
+
+impl VendorCheck for Documents {
+    fn ask<'a>(&'a self, _: &'a Question) -> BoxFuture<'a, Result<Answered, DocumentFault>> {
+        let answer = self.0.lock().clone();
+        Box::pin(async move { answer.map(|body| Answered { status: 200, body }) })
     }
 }
 
@@ -127,6 +135,8 @@ impl Api {
         let checks = Checks {
             urls: Arc::new(Guard::default()),
             documents: Arc::<Documents>::clone(&documents),
+            vendors: Arc::<Documents>::clone(&documents),
+            flags: Arc::new(Vec::new),
             feeds: Arc::new(journal.clone()),
             vendor: crate::vendor::by_name,
             builtin: crate::blueprint::builtin(),

@@ -439,6 +439,13 @@ fn call<'a>(fun: Fun, expr: &'a Expr, args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
             }
             _ => Val::Missing,
         },
+        Fun::Numbers => match arg(0) {
+            Val::Json(Value::Array(items)) => match texts::numbers(items) {
+                Some(numbers) => Val::Json(cx.scene.keep(numbers)),
+                None => Val::Missing,
+            },
+            _ => Val::Missing,
+        },
         Fun::Pairs => match arg(0).text() {
             Some(text) => Val::Json(cx.scene.keep(texts::pairs(&text))),
             None => Val::Missing,

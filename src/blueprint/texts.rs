@@ -110,6 +110,21 @@ pub(super) fn split(text: &str, between: &str) -> Value {
     parts.filter(|part| !part.is_empty()).collect()
 }
 
+/// The numbers of a list, those written as text too; none when there is no number.
+pub(super) fn numbers(items: &[Value]) -> Option<Value> {
+    let numbers: Vec<Value> = items
+        .iter()
+        .filter_map(|item| match item {
+            Value::Number(_) => Some(item.clone()),
+            Value::String(text) => {
+                serde_json::from_str(&crate::event::money::json_number(text)?).ok()
+            }
+            _ => None,
+        })
+        .collect();
+    (!numbers.is_empty()).then_some(Value::Array(numbers))
+}
+
 /// `a=B, c=D` as a group; parts without `=` are left out.
 pub(super) fn pairs(text: &str) -> Value {
     let pairs = text.split(',').filter_map(|pair| {

@@ -94,6 +94,7 @@ fn status(status: u16, body: &str) -> Reply {
         retry_after: None,
         etag: None,
         last_modified: None,
+        headers: Default::default(),
         body: body.to_owned().into(),
         cut: false,
         took: Duration::ZERO,

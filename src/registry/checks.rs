@@ -11,7 +11,8 @@ use crate::journal::{FeedStart, Journal, JournalError};
 use crate::secret::Secret;
 use crate::vendor::Vendor;
 use crate::vendor::guard::Guard;
-use crate::vendor::http::{Client, Conditions, SendErrorKind};
+use crate::vendor::http::{Client, Conditions, SendError, SendErrorKind};
+use crate::vendor::preflight::{Answered, Question};
 
 /// Time for reading a document while somebody waits for the answer to an install.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,6 +55,26 @@ pub trait DocumentCheck: Send + Sync + std::fmt::Debug {
     ) -> BoxFuture<'a, Result<Value, DocumentFault>>;
 }
 
+/// Asks a vendor something once, before an integration is stored.
+pub trait VendorCheck: Send + Sync + std::fmt::Debug {
+    /// Sends one question within a deadline of its own.
+    fn ask<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Answered, DocumentFault>>;
+}
+
+/// The keys of all flags that a datafile in use knows.
+pub type KnownFlags = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
+/// The flags of all datafiles in use, each once.
+#[must_use]
+pub fn flags_of(datafiles: crate::datafile::Shared) -> KnownFlags {
+    Arc::new(move || {
+        let all = datafiles.load();
+        let keys = all.iter().flat_map(|known| known.datafile.flag_keys());
+        let keys: std::collections::BTreeSet<&str> = keys.collect();
+        keys.into_iter().map(str::to_owned).collect()
+    })
+}
+
 /// Makes and removes the journal feeds that integrations read by.
 pub trait Feeds: Send + Sync + std::fmt::Debug {
     /// Makes the feed, beginning with the next event.
@@ -92,18 +113,37 @@ impl DocumentCheck for Client {
                     DOCUMENT_BYTES_MAX,
                 )
                 .await
-                .map_err(|error| match error.kind {
-                    SendErrorKind::Blocked => {
-                        DocumentFault::Blocked("private_address".to_owned(), error.message)
-                    }
-                    _ => DocumentFault::Unreachable(error.message),
-                })?;
+                .map_err(fault_of)?;
             match answer.status {
                 200 if answer.cut => Err(DocumentFault::NotJson),
                 200 => serde_json::from_slice(&answer.body).map_err(|_| DocumentFault::NotJson),
                 status => Err(DocumentFault::Status(status)),
             }
         })
+    }
+}
+
+impl VendorCheck for Client {
+    fn ask<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Answered, DocumentFault>> {
+        Box::pin(async move {
+            let answer = self
+                .ask(&question.request, DOCUMENT_TIMEOUT, DOCUMENT_BYTES_MAX)
+                .await
+                .map_err(fault_of)?;
+            Ok(Answered {
+                status: answer.status,
+                body: serde_json::from_slice(&answer.body).unwrap_or(Value::Null),
+            })
+        })
+    }
+}
+
+fn fault_of(error: SendError) -> DocumentFault {
+    match error.kind {
+        SendErrorKind::Blocked => {
+            DocumentFault::Blocked("private_address".to_owned(), error.message)
+        }
+        _ => DocumentFault::Unreachable(error.message),
     }
 }
 
@@ -134,6 +174,10 @@ pub struct Checks {
     pub urls: Arc<dyn UrlCheck>,
     /// Documents.
     pub documents: Arc<dyn DocumentCheck>,
+    /// Vendors.
+    pub vendors: Arc<dyn VendorCheck>,
+    /// Flags.
+    pub flags: KnownFlags,
     /// Feeds.
     pub feeds: Arc<dyn Feeds>,
     /// What only code knows about a vendor; none for a vendor that is data alone.
@@ -147,6 +191,7 @@ impl std::fmt::Debug for Checks {
         f.debug_struct("Checks")
             .field("urls", &self.urls)
             .field("documents", &self.documents)
+            .field("vendors", &self.vendors)
             .field("feeds", &self.feeds)
             .finish_non_exhaustive()
     }

@@ -272,7 +272,7 @@ pub(super) fn with_blueprint(
 }
 
 impl Draft {
-    /// Reads each document the plan depends on once. Ok: remarks (a host that cannot be reached now is no reason to
+    /// Reads each document the plan depends on once, and asks the vendor what there is to ask. Ok: remarks (a host that cannot be reached now is no reason to
     /// refuse); Err: faults (the document is another project's, or the key opens none).
     pub(super) async fn check_documents(
         &self,
@@ -308,6 +308,7 @@ impl Draft {
                 }
             }
         }
+        super::preflight::ask(vendor, &self.config, checks, &mut faults, &mut warnings).await;
         if faults.is_empty() {
             Ok(warnings)
         } else {

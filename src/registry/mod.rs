@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod checks;
 pub mod picture;
+mod preflight;
 pub mod random;
 pub mod seal;
 pub mod store;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::audit::Actor;
-use super::checks::{Checks, DocumentCheck, DocumentFault, Feeds};
+use super::checks::{Checks, DocumentCheck, DocumentFault, Feeds, VendorCheck};
 use super::picture::{Issued, sha256};
 use super::random::Random;
 use super::seal::KeyRing;
@@ -17,6 +17,7 @@ use super::{ChangeError, Given, OpenError, Registry, Role};
 use crate::clock::{ManualClock, SharedClock};
 use crate::secret::Secret;
 use crate::vendor::guard::Guard;
+use crate::vendor::preflight::{Answered, Question};
 
 const OLD_KEY: &str = "0000000000000000000000000000000000000000000000000000000000000001";
 const NEW_KEY: &str = "0000000000000000000000000000000000000000000000000000000000000002";
@@ -35,9 +36,15 @@ impl DocumentCheck for Offline {
     }
 }
 
+impl VendorCheck for Offline {
+    fn ask<'a>(&'a self, _: &'a Question) -> BoxFuture<'a, Result<Answered, DocumentFault>> {
+        Box::pin(async { Err(DocumentFault::Unreachable("offline".to_owned())) })
+    }
+}
+
 /// Remembers which feeds there are; refuses to make one while `broken`.
 #[derive(Debug, Default)]
-struct FakeFeeds {
+pub(super) struct FakeFeeds {
     open: Mutex<Vec<String>>,
     broken: Mutex<bool>,
 }
@@ -61,10 +68,12 @@ impl Feeds for FakeFeeds {
     }
 }
 
-fn checks(feeds: &Arc<FakeFeeds>) -> Checks {
+pub(super) fn checks(feeds: &Arc<FakeFeeds>) -> Checks {
     Checks {
         urls: Arc::new(Guard::default()),
         documents: Arc::new(Offline),
+        vendors: Arc::new(Offline),
+        flags: Arc::new(Vec::new),
         feeds: Arc::<FakeFeeds>::clone(feeds),
         vendor: crate::vendor::by_name,
         builtin: crate::blueprint::builtin(),

@@ -42,12 +42,22 @@ pub struct Answer {
     pub etag: Option<String>,
     /// `Last-Modified`, as sent.
     pub last_modified: Option<String>,
+    /// All headers, for readers of replies.
+    pub headers: HeaderMap,
     /// The body, at most as long as allowed.
     pub body: Bytes,
     /// There was more of it.
     pub cut: bool,
     /// From the first step of connecting to the end of the body.
     pub took: Duration,
+}
+
+impl Answer {
+    /// A header by its name, any case; none when it is absent or not text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<String> {
+        text(&self.headers, name)
+    }
 }
 
 /// Class of a request that got no answer.
@@ -197,6 +207,21 @@ impl Client {
         self.exchange(built, timeout, bytes_max, started).await
     }
 
+    /// Sends one request of any kind and keeps up to `bytes_max` of the answer.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn ask(
+        &self,
+        request: &Request,
+        timeout: Duration,
+        bytes_max: usize,
+    ) -> Result<Answer, SendError> {
+        let started = Instant::now();
+        let built = self.build(request);
+        self.exchange(built, timeout, bytes_max, started).await
+    }
+
     fn build(&self, request: &Request) -> Result<reqwest::Request, (SendErrorKind, String)> {
         let url = self.checked(request.url.expose())?;
         let method = reqwest::Method::from_bytes(request.method.as_bytes())
@@ -275,10 +300,10 @@ impl Client {
     ) -> Result<Answer, (SendErrorKind, String)> {
         let failed = |error: reqwest::Error| classify(&error);
         let mut response = self.http.execute(request).await.map_err(failed)?;
-        let headers = response.headers();
-        let retry_after =
-            text(headers, "retry-after").and_then(|value| retry_after(&value, self.clock.now_ms()));
-        let (etag, last_modified) = (text(headers, "etag"), text(headers, "last-modified"));
+        let headers = std::mem::take(response.headers_mut());
+        let retry_after = text(&headers, "retry-after")
+            .and_then(|value| retry_after(&value, self.clock.now_ms()));
+        let (etag, last_modified) = (text(&headers, "etag"), text(&headers, "last-modified"));
         let status = response.status().as_u16();
         let mut body = BytesMut::new();
         let mut cut = false;
@@ -296,6 +321,7 @@ impl Client {
             retry_after,
             etag,
             last_modified,
+            headers,
             body: body.freeze(),
             cut,
             took: Duration::ZERO,

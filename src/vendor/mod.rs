@@ -6,12 +6,23 @@ use serde_json::Value;
 
 use crate::blueprint::{Config, FieldFault};
 use crate::datafile::{Datafile, ReadError};
+use preflight::{Answered, Findings, Question};
 
+pub mod brevo;
+pub mod flags;
 pub mod guard;
+pub mod heap;
 pub mod http;
 pub mod odp;
 pub mod optimizely;
+pub mod pendo;
+pub mod preflight;
 pub mod refresh;
+pub mod replies;
+mod reply_body;
+mod settings;
+#[cfg(test)]
+mod tests;
 
 /// What data cannot say about a vendor.
 pub trait Vendor: Send + Sync + std::fmt::Debug {
@@ -64,6 +75,27 @@ pub trait Vendor: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// What to ask the vendor before the integration is stored.
+    fn questions(&self, _config: &Config) -> Vec<Question> {
+        Vec::new()
+    }
+
+    /// What an answer to one of the [`Vendor::questions`] means. `flags` are the keys of all flags a datafile knows.
+    fn judge(
+        &self,
+        _config: &Config,
+        _about: &str,
+        _answer: &Answered,
+        _flags: &[String],
+    ) -> Findings {
+        Findings::default()
+    }
+
+    /// What an installer should know of the names flags get here, without asking anybody.
+    fn remarks(&self, _config: &Config, _flags: &[String]) -> Vec<FieldFault> {
+        Vec::new()
+    }
+
     /// Headers that make the vendor say what is wrong with a test event.
     fn test_headers(&self) -> &'static [(&'static str, &'static str)] {
         &[]
@@ -74,7 +106,11 @@ pub trait Vendor: Send + Sync + std::fmt::Debug {
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static dyn Vendor> {
     match name {
+        "brevo" => Some(&brevo::Brevo),
+        "heap" => Some(&heap::Heap),
+        "odp" => Some(&odp::Odp),
         "optimizely" => Some(&optimizely::Optimizely),
+        "pendo" => Some(&pendo::Pendo),
         _ => None,
     }
 }

@@ -1,0 +1,84 @@
+//! Heap's replies. Heap never says which item of a bulk it refuses, nor why: a refused bulk is halved until the
+//! culprit is alone (developers.heap.io: track, bulk-track, bulk-add-user-properties).
+
+use std::time::Duration;
+
+use crate::blueprint::Verdict;
+use crate::vendor::replies::{Reading, Reads, ReplyFacts};
+use crate::vendor::reply_body::{halve_or_dead, pause};
+
+/// Heap counts requests of one identity in windows of 30 s, and says nothing of when to come back.
+const SLOW: Duration = Duration::from_secs(30);
+
+/// `POST /api/track` and `POST /api/add_user_properties`, single and bulk.
+pub fn any(facts: &ReplyFacts<'_>) -> Reading {
+    match facts.status {
+        301 | 302 | 303 | 307 | 308 => pause(
+            "wrong_region",
+            "Heap sends us elsewhere: the app_id belongs to the other data region (config `region`)",
+        ),
+        400 => halve_or_dead(facts, "refused", || {
+            "Heap refuses it without saying why; if it refuses every event so, check app_id and region"
+                .to_owned()
+        }),
+        404 | 405 => pause(
+            "not_found",
+            "there is no Heap at this address: check base_url",
+        ),
+        429 => Reading::of(Reads::All(Verdict::Retry { after: Some(SLOW) })),
+        _ => Reading::common(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::vendor::replies::ItemVerdict;
+    use crate::vendor::reply_body::testing::read;
+
+    fn say(status: u16, items: usize) -> Reading {
+        let items: Vec<Value> = vec![json!({"identity": "u"}); items];
+        read(any, status, &[], "{}", &items)
+    }
+
+    #[test]
+    fn any_2xx_is_an_acknowledgement_and_trouble_is_the_common_kind() {
+        for status in [200, 204, 408, 413, 500, 503, 401, 403] {
+            assert_eq!(say(status, 3), Reading::common(), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_the_wrong_region_and_never_a_delivery() {
+        for status in [301, 302, 307, 308] {
+            let reading = say(status, 1);
+            let reason = "wrong_region";
+            assert_eq!(reading.verdict, Reads::All(Verdict::Pause { reason }));
+            assert!(reading.note.unwrap().contains("region"));
+        }
+        for status in [404, 405] {
+            let reason = "not_found";
+            assert_eq!(
+                say(status, 1).verdict,
+                Reads::All(Verdict::Pause { reason })
+            );
+        }
+    }
+
+    #[test]
+    fn a_refused_bulk_is_halved_and_the_culprit_dies_alone() {
+        assert_eq!(say(400, 500).verdict, Reads::All(Verdict::Bisect));
+        assert!(matches!(
+            say(400, 1).verdict,
+            Reads::Each(each) if matches!(each[..], [ItemVerdict::Dead { reason: "refused", .. }])
+        ));
+    }
+
+    #[test]
+    fn a_429_waits_for_the_identitys_window() {
+        let after = Some(Duration::from_secs(30));
+        assert_eq!(say(429, 9).verdict, Reads::All(Verdict::Retry { after }));
+    }
+}
