@@ -1,13 +1,16 @@
 //! Filling an integration's config into a blueprint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::compile::time_of;
 use super::entry::{Entries, Entry};
 use super::expr::{Expr, TableRef, simplify};
 use super::function::Fun;
 use super::plan::{OncePlan, Plan, RequestPlan, TableSource, Wire};
 use super::template::{Member, Name, Tpl};
-use super::wire::{OnceDef, RequestDef, header_text};
+use super::travel::Lasts;
+use super::wire::{RequestDef, header_text};
 use super::writer::head;
 use super::{Blueprint, Config, ConfigValue, FieldFault, FieldKind};
 use crate::secret::Secret;
@@ -90,6 +93,7 @@ impl Blueprint {
             }
         }
         let on_wire = self.on_wire();
+        let times = self.times();
         for field in &self.fields {
             let value = config.get(&field.key);
             let key = field.key.as_str();
@@ -118,7 +122,16 @@ impl Blueprint {
                 continue;
             }
             let text = config_text(value);
-            if on_wire.contains(&field.key) && !header_text(&text) {
+            if times.contains(&field.key.as_str()) && time_of(&text).is_none() {
+                fault(
+                    key,
+                    "not_a_time",
+                    format!(
+                        "`{}` is a time, such as 500 ms, 30 s, 5 min, 2 h or 7 d",
+                        field.label
+                    ),
+                );
+            } else if on_wire.contains(&field.key) && !header_text(&text) {
                 fault(
                     key,
                     "not_ascii",
@@ -134,6 +147,17 @@ impl Blueprint {
             }
         }
         faults
+    }
+
+    /// Config fields that hold a time.
+    fn times(&self) -> Vec<&str> {
+        self.requests
+            .iter()
+            .filter_map(|request| match &request.travel.once.as_ref()?.lasts {
+                Lasts::Config(name) => Some(name.as_str()),
+                Lasts::Fixed(_) => None,
+            })
+            .collect()
     }
 
     /// Config fields that stand in an address or a header.
@@ -193,16 +217,28 @@ fn config_text(value: &ConfigValue) -> String {
 }
 
 fn request_plan(def: &RequestDef) -> RequestPlan {
+    let travel = &def.travel;
     RequestPlan {
         name: def.name.clone(),
         batched: def.batched,
         items_max: def.items_max,
         bytes_max: def.bytes_max,
         wait: def.wait,
-        once: def.once.as_ref().map(|once| OncePlan {
-            def: Arc::new(once.clone()),
-            lasts: once.lasts,
+        lane: travel.lane.is_some(),
+        pace: travel.pace,
+        newest: travel.newest.is_some(),
+        once: travel.once.as_ref().and_then(|once| match once.lasts {
+            Lasts::Fixed(lasts) => Some(OncePlan { lasts }),
+            Lasts::Config(_) => None,
         }),
+        combine: travel.combine,
+        rates: travel.rates.clone(),
+        spill: travel.spill,
+        in_flight: travel.in_flight,
+        gate: travel.gate.clone(),
+        requeue: travel.requeue.clone(),
+        stale_after: travel.stale_after,
+        retry_for: travel.retry_for,
         replies: def.replies.clone(),
     }
 }
@@ -227,6 +263,14 @@ impl Binder<'_> {
                 Some((_, text)) => Expr::Text(text.into()),
                 None => Expr::Missing,
             },
+        }
+    }
+
+    /// What a field says as a time.
+    fn time(&self, name: &str) -> Option<Duration> {
+        match self.value(name) {
+            Expr::Text(text) => time_of(&text),
+            _ => None,
         }
     }
 
@@ -299,11 +343,18 @@ impl Binder<'_> {
         // Shapes are inlined already.
         bound.shape = None;
         bound.by = def.by.as_ref().map(|by| self.expr(by));
-        bound.once = def.once.as_ref().map(|once| OnceDef {
-            key: self.expr(&once.key),
-            value: once.value.as_ref().map(|value| self.expr(value)),
-            lasts: once.lasts,
-        });
+        bound.travel = def.travel.map(&mut |expr| self.expr(expr));
+        if let Some(once) = &mut bound.travel.once
+            && let Lasts::Config(name) = &once.lasts
+        {
+            let lasts = self.time(name).unwrap_or_default();
+            once.lasts = Lasts::Fixed(lasts);
+        }
+        // `0 s` switches it off.
+        if matches!(&bound.travel.once, Some(once) if matches!(once.lasts, Lasts::Fixed(Duration::ZERO)))
+        {
+            bound.travel.once = None;
+        }
         let mut lookups = Vec::new();
         let mut note = |expr: &Expr| {
             expr.walk(&mut |part| {

@@ -322,19 +322,7 @@ impl Compiler<'_> {
 
     /// `5 min`, `1 s`, `500 ms`, `2 h`, `7 d`.
     pub(crate) fn duration(&mut self, node: &Node, key: &str) -> Option<Duration> {
-        let found = node.text().and_then(|text| {
-            let (count, unit) = split_unit(text)?;
-            let count: u64 = count.parse().ok()?;
-            let unit = match unit {
-                "ms" => 1,
-                "s" => 1_000,
-                "min" => 60_000,
-                "h" => 3_600_000,
-                "d" => 86_400_000,
-                _ => return None,
-            };
-            count.checked_mul(unit).filter(|ms| *ms <= 366 * 86_400_000)
-        });
+        let found = node.text().and_then(time_of);
         if found.is_none() {
             self.faults.push(
                 "shape",
@@ -343,7 +331,7 @@ impl Compiler<'_> {
                 Some("write 500 ms, 1 s, 5 min, 2 h or 7 d".to_owned()),
             );
         }
-        found.map(Duration::from_millis)
+        found
     }
 
     /// `3 MB`, `512 KB`, `900 bytes`, or a number of bytes. 1 KB is 1,000 bytes.
@@ -721,7 +709,9 @@ impl Compiler<'_> {
                     request.span.clone(),
                     format!("no entry is sent as `{}`", request.name),
                 );
-            } else if !examples.iter().any(|example| example.sends(&request.name)) {
+            } else if !examples.iter().any(|example| example.sends(&request.name))
+                && !spilled_to(&self.requests, at)
+            {
                 self.faults.warn(
                     "untested",
                     request.span.clone(),
@@ -748,6 +738,13 @@ fn keys_of(node: Option<&Node>) -> Vec<String> {
         .collect()
 }
 
+/// Whether another request's items may go by this one: what they are is seen there.
+fn spilled_to(requests: &[RequestDef], at: usize) -> bool {
+    requests
+        .iter()
+        .any(|request| request.travel.spill == Some(at))
+}
+
 /// A single value as text.
 fn scalar_text(node: &Node) -> Option<String> {
     match &node.kind {
@@ -756,6 +753,24 @@ fn scalar_text(node: &Node) -> Option<String> {
         Kind::Bool(yes) => Some(yes.to_string()),
         _ => None,
     }
+}
+
+/// `5 min`, `1 s`, `500 ms`, `2 h`, `7 d`; at most a year.
+pub(crate) fn time_of(text: &str) -> Option<Duration> {
+    let (count, unit) = split_unit(text)?;
+    let count: u64 = count.parse().ok()?;
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    count
+        .checked_mul(unit)
+        .filter(|ms| *ms <= 366 * 86_400_000)
+        .map(Duration::from_millis)
 }
 
 fn split_unit(text: &str) -> Option<(&str, &str)> {

@@ -28,6 +28,7 @@ mod responses;
 mod settings;
 mod table;
 mod template;
+mod travel;
 mod wire;
 mod writer;
 mod yaml;
@@ -37,7 +38,7 @@ mod tests;
 
 use diagnostic::Faults;
 pub use example::event_of;
-pub use plan::{OnceMark, OncePlan, Plan, RequestPlan, TableSource};
+pub use plan::{ItemKeys, OnceKey, OncePlan, Plan, Rate, RateOf, RequestPlan, TableSource};
 pub use table::Table;
 
 /// One remark on a blueprint, with its place (lines and columns count from 1, columns in characters).
@@ -178,6 +179,8 @@ pub enum PartResult {
         json: Vec<u8>,
         /// The value of `batch.by`: items of different groups never share a request.
         group: u64,
+        /// What it is known by on its way.
+        keys: ItemKeys,
     },
     /// Not sent.
     Skipped {

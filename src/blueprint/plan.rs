@@ -1,7 +1,6 @@
 //! A blueprint bound to a config, and one event through it.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::compile::RowsDef;
@@ -11,7 +10,7 @@ use super::expr::Expr;
 use super::limit::{Below, Limits};
 use super::table::Table;
 use super::template::Tpl;
-use super::wire::{OnceDef, RequestDef};
+use super::wire::RequestDef;
 use super::writer::{Path, Stop, Writer};
 use super::{FieldTrace, Mapping, Part, PartResult, Tables};
 use crate::event::{Event, Kind};
@@ -61,41 +60,81 @@ pub struct RequestPlan {
     pub bytes_max: usize,
     /// How long the first item waits for company.
     pub wait: Duration,
+    /// Items with the same [`ItemKeys::lane`] are never in two requests under way at once, and keep their order.
+    pub lane: bool,
+    /// Least time between two requests with items of the same lane.
+    pub pace: Option<Duration>,
+    /// Of the items with the same [`ItemKeys::newest`], one that is older than what was sent is not sent.
+    pub newest: bool,
     /// Send only what changed.
     pub once: Option<OncePlan>,
+    /// Items of one lane in one batch become one: objects are merged deep, the later one wins.
+    pub combine: bool,
+    /// What the vendor takes in a time; all must have room.
+    pub rates: Vec<Rate>,
+    /// Index of the unbatched request by which the oldest waiting items go one by one while no rate has room.
+    pub spill: Option<usize>,
+    /// Most of these requests under way at once.
+    pub in_flight: Option<usize>,
+    /// Requests with the same gate pause and back off together; None: by the request's own name.
+    pub gate: Option<String>,
+    /// How long an item that the vendor calls missing is set apart: first, second, … time.
+    pub requeue: Vec<Duration>,
+    /// An event older than this when its item would be sent is not sent.
+    pub stale_after: Option<Duration>,
+    /// How long an item is tried; None: as the integration's tuning says.
+    pub retry_for: Option<Duration>,
     /// Name of the reader of replies with partial success, in the vendor's folder.
     pub replies: Option<String>,
 }
 
 /// `once`: an item goes out only when its value differs from the last one with the same key, or that one is
-/// older than `lasts`.
-#[derive(Debug, Clone)]
+/// older than `lasts`. Key and value are the item's, see [`ItemKeys::once`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OncePlan {
-    pub(super) def: Arc<OnceDef>,
-    /// How long a value stays known.
+    /// How long a value stays known; never zero.
     pub lasts: Duration,
 }
 
-/// What an event is remembered by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OnceMark {
-    /// Whose value it is.
-    pub key: String,
-    /// The value; without one, the key alone decides.
-    pub value: Option<String>,
+/// At most `n` in any `per`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub n: u32,
+    /// In how long.
+    pub per: Duration,
+    /// Of what.
+    pub of: RateOf,
 }
 
-impl OncePlan {
-    /// What `event` is remembered by; None when it has no key, and is always sent then.
-    #[must_use]
-    pub fn mark(&self, event: &Event, tables: &Tables) -> Option<OnceMark> {
-        let scene = Scene::of_event(event, tables);
-        let text = |expr: &Expr| eval(expr, scene.cx()).text().map(|text| text.into_owned());
-        Some(OnceMark {
-            key: text(&self.def.key)?,
-            value: self.def.value.as_ref().and_then(text),
-        })
-    }
+/// What a rate counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RateOf {
+    /// Items, whichever requests they are in.
+    Items,
+    /// Requests.
+    Requests,
+}
+
+/// What an item is known by on its way. The numbers are hashes; those of `newest` and `once` hold the
+/// request's name too, so that equal texts of two requests never meet, and may be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ItemKeys {
+    /// Items with the same one keep their order. By its text alone: equal in all requests of a blueprint.
+    pub lane: Option<u64>,
+    /// Only the newest event with this one is to be sent.
+    pub newest: Option<u128>,
+    /// Sent only when it changed.
+    pub once: Option<OnceKey>,
+}
+
+/// What an item says, and of whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnceKey {
+    /// Whose value it is.
+    pub key: u128,
+    /// The value; 0 when there is none, and the key alone decides.
+    pub value: u128,
 }
 
 impl Table {
@@ -201,6 +240,7 @@ impl Plan {
             Ok(true) => {
                 part.result = PartResult::Item {
                     group: group_of(wire, scene),
+                    keys: wire.def.travel.keys(&wire.def.name, scene),
                     json: std::mem::take(&mut writer.out),
                 };
             }

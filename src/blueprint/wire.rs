@@ -12,6 +12,7 @@ use super::limit::{Limit, OverRule, Pattern};
 use super::resolve::{Scope, Sees};
 use super::responses::{Outcome, Rule};
 use super::template::{Element, Member, Tpl};
+use super::travel::{self, Travel};
 use super::yaml::{Key, Kind, Node, Span};
 
 /// A request as the file has it.
@@ -31,21 +32,13 @@ pub(crate) struct RequestDef {
     pub(crate) bytes_max: usize,
     pub(crate) wait: Duration,
     pub(crate) by: Option<Expr>,
-    pub(crate) once: Option<OnceDef>,
+    pub(crate) travel: Travel,
     pub(crate) limits: Vec<Pattern>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) replies: Option<String>,
     pub(crate) strip: Option<String>,
     /// Event values used outside the item of an unbatched request, in the order of their holes.
     pub(crate) holes: Vec<Expr>,
-}
-
-/// `once`, as written.
-#[derive(Debug, Clone)]
-pub(crate) struct OnceDef {
-    pub(crate) key: Expr,
-    pub(crate) value: Option<Expr>,
-    pub(crate) lasts: Duration,
 }
 
 const METHODS: &[(&str, &str)] = &[
@@ -66,7 +59,6 @@ const KEYS: &[&str] = &[
     "item",
     "body",
     "batch",
-    "once",
     "limits",
     "responses",
     "replies",
@@ -78,7 +70,8 @@ const MAX_ITEMS: usize = 10_000;
 
 impl Compiler<'_> {
     pub(crate) fn read_requests(&mut self, node: &Node) {
-        for (key, node) in self.group_of(node, "`requests`") {
+        let members = self.group_of(node, "`requests`");
+        for (key, node) in members {
             if key.text == "when" {
                 self.faults.error(
                     "key",
@@ -89,11 +82,13 @@ impl Compiler<'_> {
             let request = self.request(key, node);
             self.requests.push(request);
         }
+        self.link(members);
     }
 
     fn request(&mut self, key: &Key, node: &Node) -> RequestDef {
         let members = self.group_of(node, "a request");
-        self.known_keys(members, KEYS, "a request");
+        let known: Vec<&str> = KEYS.iter().chain(travel::KEYS).copied().collect();
+        self.known_keys(members, &known, "a request");
         let batch = find(members, "batch");
         let batched = batch.is_some();
         let mut request = RequestDef {
@@ -110,7 +105,7 @@ impl Compiler<'_> {
             bytes_max: DEFAULT_BYTES,
             wait: Duration::ZERO,
             by: None,
-            once: None,
+            travel: Travel::default(),
             limits: Vec::new(),
             rules: Vec::new(),
             replies: None,
@@ -139,9 +134,7 @@ impl Compiler<'_> {
         if let Some(node) = batch {
             self.batch(node, &mut request);
         }
-        if let Some(node) = find(members, "once") {
-            request.once = self.once(node);
-        }
+        request.travel = self.travel(members, batched);
         if let Some(node) = find(members, "limits") {
             request.limits = self.limits(node);
         }
@@ -314,11 +307,20 @@ impl Compiler<'_> {
         }
     }
 
-    /// One formula or text over the event.
-    fn single(&mut self, node: &Node, key: &str) -> Option<Expr> {
+    /// One formula or text over the event, for a single value.
+    pub(super) fn single(&mut self, node: &Node, key: &str) -> Option<Expr> {
+        self.over_event(node, key, false)
+    }
+
+    /// One formula or text over the event, for a value of any kind.
+    pub(super) fn any_kind(&mut self, node: &Node, key: &str) -> Option<Expr> {
+        self.over_event(node, key, true)
+    }
+
+    fn over_event(&mut self, node: &Node, key: &str, any_kind: bool) -> Option<Expr> {
         let before = self.faults.count();
         match self.scalar(node, Scope::event(Sees::Any)) {
-            Some((expr, kind)) if !matches!(kind, Type::Group | Type::List) => {
+            Some((expr, kind)) if any_kind || !matches!(kind, Type::Group | Type::List) => {
                 self.weigh(expr.size(), &node.span);
                 Some(expr)
             }
@@ -329,28 +331,6 @@ impl Compiler<'_> {
                 None
             }
         }
-    }
-
-    fn once(&mut self, node: &Node) -> Option<OnceDef> {
-        let members = self.group_of(node, "`once`");
-        self.known_keys(members, &["key", "value", "for"], "`once`");
-        let key = find(members, "key").and_then(|node| self.single(node, "key"));
-        let value = find(members, "value").and_then(|node| self.single(node, "value"));
-        let lasts = find(members, "for").and_then(|node| self.duration(node, "for"));
-        for name in ["key", "for"] {
-            if find(members, name).is_none() {
-                self.faults.error(
-                    "missing",
-                    node.span.start..node.span.start,
-                    format!("`once` needs `{name}`"),
-                );
-            }
-        }
-        Some(OnceDef {
-            key: key?,
-            value,
-            lasts: lasts?,
-        })
     }
 
     fn limits(&mut self, node: &Node) -> Vec<Pattern> {

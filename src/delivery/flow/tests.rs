@@ -37,6 +37,7 @@ fn item(request: usize, seq: Seq, group: u64) -> Part {
         result: PartResult::Item {
             json: format!("{{\"seq\":{seq}}}").into_bytes(),
             group,
+            keys: crate::blueprint::ItemKeys::default(),
         },
         notes: Vec::new(),
     }

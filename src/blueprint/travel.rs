@@ -1,0 +1,435 @@
+//! What a request promises of its items on their way, as written: order, pace, what is sent once only, rates,
+//! and how long an item is worth sending. Read and checked here; kept by whoever delivers.
+
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use super::FieldKind;
+use super::compile::{Compiler, find, time_of};
+use super::diagnostic::did_you_mean;
+use super::eval::{Scene, Val, eval};
+use super::expr::Expr;
+use super::plan::{ItemKeys, OnceKey, Rate, RateOf};
+use super::resolve::{Scope, Sees};
+use super::wire::RequestDef;
+use super::yaml::{Key, Kind, Node, Span};
+
+/// The keys of a request that are read here.
+pub(super) const KEYS: &[&str] = &[
+    "lane",
+    "pace",
+    "newest",
+    "once",
+    "combine",
+    "rate",
+    "spill",
+    "in_flight",
+    "gate",
+    "requeue",
+    "stale_after",
+    "retry_for",
+];
+
+/// Most requests of one kind under way at once.
+const MAX_IN_FLIGHT: usize = 100;
+/// Most windows of `rate`, most steps of `requeue`.
+const MAX_STEPS: usize = 8;
+
+/// How a request's items travel, as the file has it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Travel {
+    pub(crate) lane: Option<Expr>,
+    pub(crate) pace: Option<Duration>,
+    pub(crate) newest: Option<Expr>,
+    pub(crate) once: Option<OnceDef>,
+    pub(crate) combine: bool,
+    pub(crate) rates: Vec<Rate>,
+    /// Index of the other request, once all are read.
+    pub(crate) spill: Option<usize>,
+    pub(crate) in_flight: Option<usize>,
+    pub(crate) gate: Option<String>,
+    pub(crate) requeue: Vec<Duration>,
+    pub(crate) stale_after: Option<Duration>,
+    pub(crate) retry_for: Option<Duration>,
+}
+
+/// `once`, as written.
+#[derive(Debug, Clone)]
+pub(crate) struct OnceDef {
+    pub(crate) key: Expr,
+    pub(crate) value: Option<Expr>,
+    pub(crate) lasts: Lasts,
+}
+
+/// How long a value stays known.
+#[derive(Debug, Clone)]
+pub(crate) enum Lasts {
+    Fixed(Duration),
+    /// What the installer enters in this field.
+    Config(String),
+}
+
+impl Travel {
+    /// With config values in the place of their names.
+    pub(crate) fn map(&self, f: &mut dyn FnMut(&Expr) -> Expr) -> Self {
+        let once = self.once.as_ref().map(|once| OnceDef {
+            key: f(&once.key),
+            value: once.value.as_ref().map(&mut *f),
+            lasts: once.lasts.clone(),
+        });
+        Self {
+            lane: self.lane.as_ref().map(&mut *f),
+            newest: self.newest.as_ref().map(&mut *f),
+            once,
+            rates: self.rates.clone(),
+            gate: self.gate.clone(),
+            requeue: self.requeue.clone(),
+            ..*self
+        }
+    }
+
+    /// What an item made of the scene's event is known by, in the request of this name.
+    pub(crate) fn keys(&self, request: &str, scene: &Scene<'_>) -> ItemKeys {
+        let text = |expr: &Expr| eval(expr, scene.cx()).text().map(|text| text.into_owned());
+        ItemKeys {
+            lane: self
+                .lane
+                .as_ref()
+                .and_then(text)
+                .map(|text| (digest(&[&text]) >> 64) as u64),
+            newest: self
+                .newest
+                .as_ref()
+                .and_then(text)
+                .map(|text| digest(&["newest", request, &text])),
+            once: self.once.as_ref().and_then(|once| {
+                Some(OnceKey {
+                    key: digest(&["once", request, &text(&once.key)?]),
+                    value: once.value.as_ref().map_or(0, |value| whole(value, scene)),
+                })
+            }),
+        }
+    }
+}
+
+/// A number for a value of any kind; groups by their JSON, so the order of their fields counts.
+fn whole(expr: &Expr, scene: &Scene<'_>) -> u128 {
+    match eval(expr, scene.cx()) {
+        Val::Missing => 0,
+        Val::Json(json @ (serde_json::Value::Object(_) | serde_json::Value::Array(_))) => {
+            digest(&[&json.to_string()])
+        }
+        Val::Group(group) => {
+            let mut parts: Vec<String> = Vec::new();
+            super::eval::visit_group(group, scene.cx(), &mut |key, value| {
+                parts.push(format!("{key:?}:{value}"));
+            });
+            digest(&[&parts.join(",")])
+        }
+        single => single.text().map_or(0, |text| digest(&[&text])),
+    }
+}
+
+/// The first 128 bits of SHA-256 over the parts, each after its length. Persisted: must be kept stable.
+fn digest(parts: &[&str]) -> u128 {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize()
+        .iter()
+        .take(16)
+        .fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+impl Compiler<'_> {
+    /// The keys of this file; `spill` is looked up when all requests are read, by [`Self::link`].
+    pub(super) fn travel(&mut self, members: &[(Key, Node)], batched: bool) -> Travel {
+        let has = |key: &str| find(members, key).is_some();
+        let mut travel = Travel::default();
+        for (key, node) in members {
+            match key.text.as_str() {
+                "lane" => travel.lane = self.single(node, "lane"),
+                "newest" => travel.newest = self.single(node, "newest"),
+                "once" => travel.once = self.once(node),
+                "pace" => travel.pace = self.some_time(node, "pace"),
+                "combine" => travel.combine = self.yes_no(node, "combine"),
+                "rate" => travel.rates = self.rates(node, batched),
+                "in_flight" => travel.in_flight = self.in_flight(node),
+                "gate" => travel.gate = self.gate(node),
+                "requeue" => travel.requeue = self.requeue(node),
+                "stale_after" => travel.stale_after = self.some_time(node, "stale_after"),
+                "retry_for" => travel.retry_for = self.some_time(node, "retry_for"),
+                _ => {}
+            }
+            let needs: &[(&str, &str)] = match key.text.as_str() {
+                "pace" => &[("lane", "which items the pace is between")],
+                "combine" => &[
+                    ("lane", "which items are combined"),
+                    ("batch", "only items that travel together are combined"),
+                ],
+                "spill" => &[("rate", "without one there is always room")],
+                "requeue" => &[("replies", "the reader says which items are missing")],
+                _ => &[],
+            };
+            for (needed, why) in needs.iter().filter(|(needed, _)| !has(needed)) {
+                self.faults.push(
+                    "missing",
+                    key.span.clone(),
+                    format!("`{}` needs `{needed}`", key.text),
+                    Some((*why).to_owned()),
+                );
+            }
+        }
+        travel
+    }
+
+    /// A time above zero.
+    fn some_time(&mut self, node: &Node, key: &str) -> Option<Duration> {
+        let time = self.duration(node, key)?;
+        if time.is_zero() {
+            self.shape(node, format!("`{key}` is more than nothing"));
+            return None;
+        }
+        Some(time)
+    }
+
+    fn once(&mut self, node: &Node) -> Option<OnceDef> {
+        let members = self.group_of(node, "`once`");
+        self.known_keys(members, &["key", "value", "for"], "`once`");
+        let key = find(members, "key").and_then(|node| self.single(node, "key"));
+        let value = find(members, "value").and_then(|node| self.any_kind(node, "value"));
+        let lasts = find(members, "for").and_then(|node| self.lasts(node));
+        for name in ["key", "for"] {
+            if find(members, name).is_none() {
+                self.faults.error(
+                    "missing",
+                    node.span.start..node.span.start,
+                    format!("`once` needs `{name}`"),
+                );
+            }
+        }
+        Some(OnceDef {
+            key: key?,
+            value,
+            lasts: lasts?,
+        })
+    }
+
+    /// A time, or the field of the config that holds one.
+    fn lasts(&mut self, node: &Node) -> Option<Lasts> {
+        if !node.text().is_some_and(|text| text.starts_with('=')) {
+            return self.duration(node, "for").map(Lasts::Fixed);
+        }
+        let before = self.faults.count();
+        let found = self.scalar(node, Scope::event(Sees::None));
+        let field = match &found {
+            Some((Expr::Config(name), _)) => self.fields.iter().find(|field| field.key == **name),
+            _ => None,
+        };
+        let times = match field.map(|field| (&field.kind, &field.default)) {
+            Some((FieldKind::Text, default)) => default.iter().all(|text| time_of(text).is_some()),
+            Some((FieldKind::Choice(options), _)) => {
+                options.iter().all(|(_, value)| time_of(value).is_some())
+            }
+            _ => false,
+        };
+        let name = field
+            .filter(|field| !field.optional || field.default.is_some())
+            .map(|field| field.key.clone());
+        if let (true, Some(name)) = (times, name) {
+            return Some(Lasts::Config(name));
+        }
+        if self.faults.count() == before {
+            self.faults.push(
+                "shape",
+                node.span.clone(),
+                "`for` is a time, or a field of the config that holds one".to_owned(),
+                Some(
+                    "write for: 30 min, or for: =config.x where x is a `text` or `choice` field whose default and options are times"
+                        .to_owned(),
+                ),
+            );
+        }
+        None
+    }
+
+    fn rates(&mut self, node: &Node, batched: bool) -> Vec<Rate> {
+        let one = std::slice::from_ref(node);
+        let items: &[Node] = match &node.kind {
+            Kind::List(items) => items,
+            _ => one,
+        };
+        if items.is_empty() || items.len() > MAX_STEPS {
+            self.shape(node, format!("`rate` is one to {MAX_STEPS} windows"));
+            return Vec::new();
+        }
+        items
+            .iter()
+            .filter_map(|node| self.rate(node, batched))
+            .collect()
+    }
+
+    fn rate(&mut self, node: &Node, batched: bool) -> Option<Rate> {
+        let members = self.group_of(node, "a rate");
+        self.known_keys(members, &["requests", "items", "per"], "a rate");
+        let (of, count) = match (find(members, "requests"), find(members, "items")) {
+            (Some(count), None) => (RateOf::Requests, self.count(count, "requests")),
+            (None, Some(count)) => {
+                let count = self.count(count, "items");
+                // One request carries one item.
+                let of = if batched {
+                    RateOf::Items
+                } else {
+                    RateOf::Requests
+                };
+                (of, count)
+            }
+            _ => {
+                self.faults.push(
+                    "missing",
+                    node.span.clone(),
+                    "a rate counts `requests` or `items`".to_owned(),
+                    Some("for example { requests: 10, per: 1 s }".to_owned()),
+                );
+                return None;
+            }
+        };
+        let Some(per) = find(members, "per") else {
+            self.faults.push(
+                "missing",
+                node.span.clone(),
+                "a rate needs `per`".to_owned(),
+                Some("for example { requests: 10, per: 1 s }".to_owned()),
+            );
+            return None;
+        };
+        let per = self.some_time(per, "per")?;
+        let Ok(n) = u32::try_from(count?) else {
+            self.shape(node, "a rate has at most 4,294,967,295");
+            return None;
+        };
+        Some(Rate { n, per, of })
+    }
+
+    fn in_flight(&mut self, node: &Node) -> Option<usize> {
+        let count = self.count(node, "in_flight")?;
+        if count > MAX_IN_FLIGHT {
+            self.shape(node, format!("`in_flight` is at most {MAX_IN_FLIGHT}"));
+            return None;
+        }
+        Some(count)
+    }
+
+    fn gate(&mut self, node: &Node) -> Option<String> {
+        let name = self.plain_text(node, "gate")?;
+        let fine = name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        if !fine {
+            self.shape(node, "`gate` is a name: small letters, digits and _");
+            return None;
+        }
+        Some(name)
+    }
+
+    fn requeue(&mut self, node: &Node) -> Vec<Duration> {
+        let Kind::List(items) = &node.kind else {
+            self.faults.push(
+                "shape",
+                node.span.clone(),
+                "`requeue` is a list of times".to_owned(),
+                Some("for example [1 h, 6 h, 24 h]".to_owned()),
+            );
+            return Vec::new();
+        };
+        if items.is_empty() || items.len() > MAX_STEPS {
+            self.shape(node, format!("`requeue` is one to {MAX_STEPS} times"));
+        }
+        items
+            .iter()
+            .filter_map(|node| self.some_time(node, "requeue"))
+            .collect()
+    }
+
+    /// What names other requests: `spill` and `gate`.
+    pub(super) fn link(&mut self, requests: &[(Key, Node)]) {
+        let named: Vec<(usize, &Node)> = (0..requests.len())
+            .filter_map(|at| {
+                let members = requests.get(at)?.1.group()?;
+                Some((at, find(members, "spill")?))
+            })
+            .collect();
+        for (at, node) in named {
+            let Some(name) = self.plain_text(node, "spill") else {
+                continue;
+            };
+            let target = self.requests.iter().position(|def| def.name == name);
+            let Some(target) = target else {
+                let known = self.requests.iter().map(|def| def.name.as_str());
+                let help = did_you_mean(&name, known);
+                self.faults.push(
+                    "name",
+                    node.span.clone(),
+                    format!("there is no request `{name}` to spill to"),
+                    help,
+                );
+                continue;
+            };
+            if let Some(wrong) = self.spill_fault(at, target) {
+                self.faults.push(
+                    "spill",
+                    node.span.clone(),
+                    format!("`{}` cannot spill to `{name}`: {wrong}", self.requests[at].name),
+                    Some("a spill target has no `batch`, no `item`, and uses nothing of the event but its item".to_owned()),
+                );
+                continue;
+            }
+            self.requests_used.insert(target);
+            if let Some(request) = self.requests.get_mut(at) {
+                request.travel.spill = Some(target);
+            }
+        }
+        self.lonely_gates(requests);
+    }
+
+    /// Why items of one request cannot go by the other.
+    fn spill_fault(&self, from: usize, to: usize) -> Option<&'static str> {
+        let target: &RequestDef = self.requests.get(to)?;
+        if from == to {
+            Some("that is the same request")
+        } else if target.batched {
+            Some("it has a `batch`, and what is spilled goes one by one")
+        } else if target.shape.is_some() {
+            Some("it puts a shape of its own around the item")
+        } else if !target.holes.is_empty() {
+            Some("its address, headers or body use the event, and only the item is there")
+        } else {
+            None
+        }
+    }
+
+    /// A gate named once is no gate shared.
+    fn lonely_gates(&mut self, requests: &[(Key, Node)]) {
+        let named: Vec<(String, Span)> = requests
+            .iter()
+            .filter_map(|(_, node)| {
+                let gate = find(node.group()?, "gate")?;
+                Some((gate.text()?.to_owned(), gate.span.clone()))
+            })
+            .collect();
+        for (gate, span) in &named {
+            let shared = named.iter().filter(|(other, _)| other == gate).count() > 1
+                || self.requests.iter().any(|request| request.name == *gate);
+            if !shared {
+                self.faults.warn(
+                    "unused",
+                    span.clone(),
+                    format!("no other request has the gate `{gate}`"),
+                );
+            }
+        }
+    }
+}
