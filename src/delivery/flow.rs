@@ -30,6 +30,7 @@ mod send;
 mod slots;
 mod verdicts;
 
+pub(super) use apart::RequestState;
 pub(super) use books::Settled;
 pub(super) use buckets::Bucket;
 #[cfg(test)]
@@ -102,7 +103,6 @@ pub(super) struct Job {
     /// Failed attempts so far.
     pub failures: u32,
     first_failed_ms: Option<Millis>,
-    not_before_ms: Millis,
     /// Made once: every attempt sends the same bytes.
     pub wire: Option<Request>,
     /// With `combine`: which items each object sent stands for.
@@ -586,7 +586,7 @@ impl Flow {
                 .options
                 .requests
                 .iter()
-                .position(|rules| rules.name == name);
+                .position(|rules| *rules.name == *name);
             if let Some(line) = index.and_then(|index| self.lines.get_mut(index)) {
                 line.bucket.take_over(bucket, now_ms);
             }
@@ -595,7 +595,7 @@ impl Flow {
 
     /// The rates, for the pipeline that comes after.
     pub(super) fn rates(&self) -> Vec<(String, Bucket)> {
-        let names = self.options.requests.iter().map(|rules| rules.name.clone());
+        let names = self.options.requests.iter().map(|rules| rules.name.to_string());
         let buckets = self.lines.iter().map(|line| line.bucket.clone());
         names.zip(buckets).collect()
     }
@@ -616,7 +616,6 @@ impl Job {
             batch,
             failures: 0,
             first_failed_ms: None,
-            not_before_ms: 0,
             wire: None,
             combined: None,
             trigger,

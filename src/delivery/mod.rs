@@ -29,10 +29,13 @@ use crate::vendor::refresh::{Refresh, Refresher, Subject};
 
 mod batch;
 mod bisect;
+mod combine;
+mod expiry;
 mod flow;
 mod gate;
 mod handle;
 mod mapping;
+mod read;
 mod retry;
 pub mod status;
 #[cfg(test)]
@@ -102,6 +105,7 @@ struct Shared {
 struct Pipeline {
     integration: Arc<Integration>,
     status: Arc<Mutex<Status>>,
+    rates: worker::Rates,
     orders: mpsc::UnboundedSender<Order>,
     refresh: Option<Refresh>,
 }
@@ -309,11 +313,18 @@ fn begin(
     let (orders, inbox) = mpsc::unbounded_channel();
     let pipeline = Pipeline {
         integration: integration.clone(),
+        rates: earlier
+            .as_ref()
+            .map(|pipeline| pipeline.rates.clone())
+            .unwrap_or_default(),
         status: earlier.map(|pipeline| pipeline.status).unwrap_or_default(),
         orders,
         refresh: None,
     };
-    let status = pipeline.status.clone();
+    let kept = Kept {
+        status: pipeline.status.clone(),
+        rates: pipeline.rates.clone(),
+    };
     shared
         .pipelines
         .lock()
@@ -324,7 +335,7 @@ fn begin(
             if let Some(before) = before {
                 let _ = before.task.await;
             }
-            keep_running(shared, integration, status, inbox, stop, seed).await;
+            keep_running(shared, integration, kept, inbox, stop, seed).await;
         })
     };
     Running {
@@ -334,11 +345,17 @@ fn begin(
     }
 }
 
+/// What outlives a worker.
+struct Kept {
+    status: Arc<Mutex<Status>>,
+    rates: worker::Rates,
+}
+
 /// Runs a worker, and another when it fails, until stopped.
 async fn keep_running(
     shared: Shared,
     integration: Arc<Integration>,
-    status: Arc<Mutex<Status>>,
+    kept: Kept,
     mut inbox: mpsc::UnboundedReceiver<Order>,
     stop: CancellationToken,
     seed: u64,
@@ -365,7 +382,8 @@ async fn keep_running(
                     clock: shared.clock.clone(),
                     chance: StdRng::seed_from_u64(chance.random()),
                     refresh: refresh.clone(),
-                    status: status.clone(),
+                    status: kept.status.clone(),
+                    rates: kept.rates.clone(),
                 };
                 Worker::new(parts, &feed).run(&stop, &mut inbox).await
             }
@@ -379,7 +397,7 @@ async fn keep_running(
         }
         tracing::error!(integration = integration.id, %error, "pipeline failed; it begins anew where it stood");
         {
-            let mut status = status.lock();
+            let mut status = kept.status.lock();
             status.state = State::Failed;
             status.reason = Some("journal".to_owned());
             status.detail = Some(error.to_string());

@@ -23,7 +23,7 @@ const PACED: &str = "paced";
 /// One request, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct RequestState {
-    pub name: String,
+    pub name: std::sync::Arc<str>,
     /// Why it is paused, if it is: the reason, what the vendor said, since when.
     pub paused: Option<super::super::gate::Paused>,
     /// Until when it is left alone, by its gate or its rate.
@@ -92,8 +92,7 @@ impl Flow {
         jobs.extend(std::mem::take(&mut line.ready));
         // One stays to probe with, unless one is at it.
         if line.in_flight == 0 && !jobs.is_empty() {
-            let mut probe = jobs.remove(0);
-            probe.not_before_ms = 0;
+            let probe = jobs.remove(0);
             line.ready.push_back(probe);
         }
         let ended = |_: &super::Item| Ended::Apart {
@@ -165,8 +164,11 @@ impl Flow {
                 if let Some(line) = self.lines.get_mut(request) {
                     line.apart = false;
                 }
-                let name = self.options.requests.get(request).map(|rules| &rules.name);
-                self.woken.extend(name.map(|name| paused_reason(name)));
+                let rules = self.options.requests.get(request);
+                if let Some(reason) = rules.map(|rules| paused_reason(&rules.name)) {
+                    self.books.due(&reason, now_ms);
+                    self.woken.push(reason);
+                }
             }
         }
     }

@@ -118,6 +118,13 @@ impl Books {
         }
     }
 
+    /// Those that wait for this reason and are not settled yet are looked at again at once.
+    pub(super) fn due(&mut self, reason: &str, now_ms: Millis) {
+        for parked in self.park.iter_mut().filter(|parked| parked.reason == reason) {
+            parked.due_ms = parked.due_ms.min(now_ms);
+        }
+    }
+
     fn tally(&mut self, outcome: Outcome, reason: String, n: u64) {
         *self.tallies.entry((outcome, reason)).or_insert(0) += n;
     }

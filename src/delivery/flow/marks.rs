@@ -56,6 +56,7 @@ pub(in super::super) struct Held {
     age: Age,
     turn: u64,
     once_ms: Millis,
+    once_at_ms: Millis,
 }
 
 /// What is known of the events sent.
@@ -124,7 +125,8 @@ impl Marks {
             }
             once.last = Some(Said {
                 value,
-                at_ms: age.0,
+                // Never back in time: the journal keeps the later of two marks.
+                at_ms: once.last.map_or(age.0, |last| last.at_ms.max(age.0)),
                 seq: age.1,
                 turn: self.turn,
             });
@@ -133,11 +135,13 @@ impl Marks {
         if let Some(newest) = keys.newest.and_then(|key| self.newest.get_mut(&key)) {
             newest.users += 1;
         }
+        let last = keys.once.and_then(|once| self.once.get(&(once.key ^ ONCE))?.last);
         Ok(Held {
             keys,
             age,
             turn: self.turn,
             once_ms: lasts_ms,
+            once_at_ms: last.map_or(age.0, |last| last.at_ms),
         })
     }
 
@@ -186,6 +190,7 @@ impl Marks {
             once.users = once.users.saturating_sub(1);
             if sent {
                 if once.sent.is_none_or(|known| known.turn <= held.turn) {
+                    let at_ms = held.once_at_ms;
                     once.sent = Some(Said {
                         value: once_key.value,
                         at_ms,

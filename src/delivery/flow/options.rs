@@ -30,7 +30,7 @@ pub(in super::super) struct FlowOptions {
 #[derive(Debug, Clone)]
 pub(in super::super) struct Rules {
     /// Its name.
-    pub name: String,
+    pub name: std::sync::Arc<str>,
     /// What one request holds.
     pub limits: Limits,
     /// Under way at once.
@@ -123,7 +123,7 @@ fn rules_of(
         .min()
         .map_or(usize::MAX, |items| usize::try_from(items).unwrap_or(usize::MAX));
     Rules {
-        name: request.name.clone(),
+        name: request.name.as_str().into(),
         limits: Limits {
             items_max: request
                 .items_max

@@ -165,9 +165,9 @@ impl Flow {
             return self.give_up(job.batch, &given_up, now_ms);
         }
         let wait_ms = wait_ms.max(self.pace_ms(&job));
-        job.not_before_ms = now_ms.saturating_add(wait_ms);
+        let key = (now_ms.saturating_add(wait_ms), job.batch.id);
         if let Some(line) = self.lines.get_mut(job.batch.request) {
-            line.retries.insert((job.not_before_ms, job.batch.id), job);
+            line.retries.insert(key, job);
         }
     }
 
