@@ -898,6 +898,7 @@ async fn an_events_story_its_dead_letter_and_its_replay() {
         attempts: 1,
         status: Some(400),
         answer: format!("bad visitor {SDK_KEY}"),
+        parts_done: 0,
         record: entry.bytes,
     };
     let settle = Settle {

@@ -9,7 +9,7 @@ use super::expr::{Expr, TableRef, simplify};
 use super::function::Fun;
 use super::plan::{OncePlan, Plan, RequestPlan, TableSource, Wire};
 use super::template::{Member, Name, Tpl};
-use super::travel::Lasts;
+use super::travel::Time;
 use super::wire::{RequestDef, header_text};
 use super::writer::head;
 use super::{Blueprint, Config, ConfigValue, FieldFault, FieldKind};
@@ -153,10 +153,7 @@ impl Blueprint {
     fn times(&self) -> Vec<&str> {
         self.requests
             .iter()
-            .filter_map(|request| match &request.travel.once.as_ref()?.lasts {
-                Lasts::Config(name) => Some(name.as_str()),
-                Lasts::Fixed(_) => None,
-            })
+            .flat_map(|request| request.travel.times())
             .collect()
     }
 
@@ -216,6 +213,10 @@ fn config_text(value: &ConfigValue) -> String {
     }
 }
 
+fn fixed(time: &Time) -> Option<Duration> {
+    time.bound(&|_| None)
+}
+
 fn request_plan(def: &RequestDef) -> RequestPlan {
     let travel = &def.travel;
     RequestPlan {
@@ -225,11 +226,12 @@ fn request_plan(def: &RequestDef) -> RequestPlan {
         bytes_max: def.bytes_max,
         wait: def.wait,
         lane: travel.lane.is_some(),
-        pace: travel.pace,
+        pace: travel.pace.as_ref().and_then(fixed),
         newest: travel.newest.is_some(),
-        once: travel.once.as_ref().and_then(|once| match once.lasts {
-            Lasts::Fixed(lasts) => Some(OncePlan { lasts }),
-            Lasts::Config(_) => None,
+        newest_without: travel.newest_without.clone(),
+        once: travel.once.as_ref().and_then(|once| {
+            let lasts = fixed(&once.lasts)?;
+            Some(OncePlan { lasts })
         }),
         combine: travel.combine,
         rates: travel.rates.clone(),
@@ -344,17 +346,14 @@ impl Binder<'_> {
         bound.shape = None;
         bound.by = def.by.as_ref().map(|by| self.expr(by));
         bound.travel = def.travel.map(&mut |expr| self.expr(expr));
-        if let Some(once) = &mut bound.travel.once
-            && let Lasts::Config(name) = &once.lasts
-        {
-            let lasts = self.time(name).unwrap_or_default();
-            once.lasts = Lasts::Fixed(lasts);
-        }
-        // `0 s` switches it off.
-        if matches!(&bound.travel.once, Some(once) if matches!(once.lasts, Lasts::Fixed(Duration::ZERO)))
-        {
-            bound.travel.once = None;
-        }
+        // `0 s` switches either off.
+        let config = |name: &str| self.time(name);
+        let pace = bound.travel.pace.and_then(|pace| pace.bound(&config));
+        bound.travel.pace = pace.map(Time::Fixed);
+        bound.travel.once = bound.travel.once.and_then(|mut once| {
+            once.lasts = Time::Fixed(once.lasts.bound(&config)?);
+            Some(once)
+        });
         let mut lookups = Vec::new();
         let mut note = |expr: &Expr| {
             expr.walk(&mut |part| {

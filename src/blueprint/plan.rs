@@ -66,6 +66,8 @@ pub struct RequestPlan {
     pub pace: Option<Duration>,
     /// Of the items with the same [`ItemKeys::newest`], one that is older than what was sent is not sent.
     pub newest: bool,
+    /// … but for this: then it is sent all the same, without this field at the top of the item.
+    pub newest_without: Option<String>,
     /// Send only what changed.
     pub once: Option<OncePlan>,
     /// Items of one lane in one batch become one: objects are merged deep, the later one wins.

@@ -40,8 +40,10 @@ const MAX_STEPS: usize = 8;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Travel {
     pub(crate) lane: Option<Expr>,
-    pub(crate) pace: Option<Duration>,
+    pub(crate) pace: Option<Time>,
     pub(crate) newest: Option<Expr>,
+    /// Of an item that is not the newest, this field is left out, and the rest is sent.
+    pub(crate) newest_without: Option<String>,
     pub(crate) once: Option<OnceDef>,
     pub(crate) combine: bool,
     pub(crate) rates: Vec<Rate>,
@@ -59,18 +61,43 @@ pub(crate) struct Travel {
 pub(crate) struct OnceDef {
     pub(crate) key: Expr,
     pub(crate) value: Option<Expr>,
-    pub(crate) lasts: Lasts,
+    pub(crate) lasts: Time,
 }
 
-/// How long a value stays known.
+/// A time, as written.
 #[derive(Debug, Clone)]
-pub(crate) enum Lasts {
+pub(crate) enum Time {
     Fixed(Duration),
     /// What the installer enters in this field.
     Config(String),
 }
 
+impl Time {
+    /// What is written, or what the config says; zero is none.
+    pub(crate) fn bound(&self, config: &dyn Fn(&str) -> Option<Duration>) -> Option<Duration> {
+        match self {
+            Self::Fixed(time) => Some(*time),
+            Self::Config(name) => config(name),
+        }
+        .filter(|time| !time.is_zero())
+    }
+
+    /// The field it comes from.
+    pub(crate) fn field(&self) -> Option<&str> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Config(name) => Some(name),
+        }
+    }
+}
+
 impl Travel {
+    /// Fields of the config that hold a time.
+    pub(crate) fn times(&self) -> impl Iterator<Item = &str> {
+        let once = self.once.as_ref().map(|once| &once.lasts);
+        once.into_iter().chain(&self.pace).filter_map(Time::field)
+    }
+
     /// With config values in the place of their names.
     pub(crate) fn map(&self, f: &mut dyn FnMut(&Expr) -> Expr) -> Self {
         let once = self.once.as_ref().map(|once| OnceDef {
@@ -81,6 +108,8 @@ impl Travel {
         Self {
             lane: self.lane.as_ref().map(&mut *f),
             newest: self.newest.as_ref().map(&mut *f),
+            newest_without: self.newest_without.clone(),
+            pace: self.pace.clone(),
             once,
             rates: self.rates.clone(),
             gate: self.gate.clone(),
@@ -152,9 +181,9 @@ impl Compiler<'_> {
         for (key, node) in members {
             match key.text.as_str() {
                 "lane" => travel.lane = self.single(node, "lane"),
-                "newest" => travel.newest = self.single(node, "newest"),
+                "newest" => (travel.newest, travel.newest_without) = self.newest(node),
                 "once" => travel.once = self.once(node),
-                "pace" => travel.pace = self.some_time(node, "pace"),
+                "pace" => travel.pace = self.time_or_config(node, "pace"),
                 "combine" => travel.combine = self.yes_no(node, "combine"),
                 "rate" => travel.rates = self.rates(node, batched),
                 "in_flight" => travel.in_flight = self.in_flight(node),
@@ -196,12 +225,31 @@ impl Compiler<'_> {
         Some(time)
     }
 
+    /// `newest: =key`, or `newest: { key: =key, without: field }`.
+    fn newest(&mut self, node: &Node) -> (Option<Expr>, Option<String>) {
+        if node.group().is_none() {
+            return (self.single(node, "newest"), None);
+        }
+        let members = self.group_of(node, "`newest`");
+        self.known_keys(members, &["key", "without"], "`newest`");
+        let key = find(members, "key").and_then(|node| self.single(node, "key"));
+        if find(members, "key").is_none() {
+            self.faults.error(
+                "missing",
+                node.span.start..node.span.start,
+                "`newest` needs `key`".to_owned(),
+            );
+        }
+        let without = find(members, "without").and_then(|node| self.plain_text(node, "without"));
+        (key, without)
+    }
+
     fn once(&mut self, node: &Node) -> Option<OnceDef> {
         let members = self.group_of(node, "`once`");
         self.known_keys(members, &["key", "value", "for"], "`once`");
         let key = find(members, "key").and_then(|node| self.single(node, "key"));
         let value = find(members, "value").and_then(|node| self.any_kind(node, "value"));
-        let lasts = find(members, "for").and_then(|node| self.lasts(node));
+        let lasts = find(members, "for").and_then(|node| self.time_or_config(node, "for"));
         for name in ["key", "for"] {
             if find(members, name).is_none() {
                 self.faults.error(
@@ -219,9 +267,9 @@ impl Compiler<'_> {
     }
 
     /// A time, or the field of the config that holds one.
-    fn lasts(&mut self, node: &Node) -> Option<Lasts> {
+    fn time_or_config(&mut self, node: &Node, key: &str) -> Option<Time> {
         if !node.text().is_some_and(|text| text.starts_with('=')) {
-            return self.duration(node, "for").map(Lasts::Fixed);
+            return self.duration(node, key).map(Time::Fixed);
         }
         let before = self.faults.count();
         let found = self.scalar(node, Scope::event(Sees::None));
@@ -240,17 +288,16 @@ impl Compiler<'_> {
             .filter(|field| !field.optional || field.default.is_some())
             .map(|field| field.key.clone());
         if let (true, Some(name)) = (times, name) {
-            return Some(Lasts::Config(name));
+            return Some(Time::Config(name));
         }
         if self.faults.count() == before {
             self.faults.push(
                 "shape",
                 node.span.clone(),
-                "`for` is a time, or a field of the config that holds one".to_owned(),
-                Some(
-                    "write for: 30 min, or for: =config.x where x is a `text` or `choice` field whose default and options are times"
-                        .to_owned(),
-                ),
+                format!("`{key}` is a time, or a field of the config that holds one"),
+                Some(format!(
+                    "write {key}: 30 min, or {key}: =config.x where x is a `text` or `choice` field whose default and options are times"
+                )),
             );
         }
         None

@@ -115,6 +115,7 @@ fn describe(dir: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     }
     writeln!(out, "duplicates    {}", shape.duplicates)?;
     writeln!(out, "dead letters  {}", shape.dead_letters)?;
+    writeln!(out, "marks         {}", shape.marks)?;
     writeln!(out, "damaged       {} blocks", shape.damaged.len())?;
     for range in &shape.damaged {
         writeln!(out, "  records {}..{}", range.start, range.end)?;

@@ -427,12 +427,12 @@ impl Flow {
         slot: &Slot,
         now_ms: Millis,
     ) -> Result<(Option<u64>, Option<Box<Held>>), Ended> {
-        let Some(rules) = self.options.requests.get(request) else {
-            return Ok((None, None));
-        };
         if let Some(ended) = self.waits_outside(request, now_ms) {
             return Err(ended);
         }
+        let Some(rules) = self.options.requests.get(request) else {
+            return Ok((None, None));
+        };
         #[expect(
             clippy::cast_possible_truncation,
             reason = "any bits of a hash will do for a lane"

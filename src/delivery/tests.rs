@@ -114,6 +114,7 @@ struct Bench {
     tables: watch::Sender<Arc<Tables>>,
     refresh: Refresh,
     status: Arc<Mutex<Status>>,
+    rates: super::worker::Rates,
 }
 
 fn ids(keys: &[&str]) -> Arc<Tables> {
@@ -143,6 +144,7 @@ impl Bench {
             tables,
             refresh: Refresh::fixed(receiver),
             status: Arc::default(),
+            rates: Default::default(),
         }
     }
 
@@ -209,6 +211,7 @@ impl Bench {
             chance: StdRng::seed_from_u64(1),
             refresh: Some(self.refresh.clone()),
             status: self.status.clone(),
+            rates: self.rates.clone(),
         };
         Worker::new(parts, &feed)
     }

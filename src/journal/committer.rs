@@ -33,6 +33,9 @@ const SEEN_ROW: usize = 512;
 const IDLE: Duration = Duration::from_millis(250);
 /// How often room is looked for while there is none.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Marks whose time may be over are looked for this often, so many at a time.
+const FORGET_EVERY: Duration = Duration::from_secs(1);
+const FORGET_STEP: usize = 2_000;
 /// Trimming under load: a step at most this often.
 const TRIM_EVERY: Duration = Duration::from_millis(20);
 
@@ -57,6 +60,7 @@ pub(super) struct Committer {
     failed: bool,
     trimmed: Instant,
     trim_more: bool,
+    forgot: Instant,
     gauged: Instant,
     sync_seconds: metrics::Histogram,
 }
@@ -85,6 +89,7 @@ impl Committer {
             failed: false,
             trimmed: now,
             trim_more: true,
+            forgot: now,
             gauged: now,
             sync_seconds: meters::journal_sync_seconds(),
         }
@@ -380,6 +385,9 @@ impl Committer {
         if self.trimmed.elapsed() >= pause {
             self.trim();
         }
+        if self.forgot.elapsed() >= FORGET_EVERY {
+            self.forget();
+        }
         if self.gauged.elapsed() >= PROBE_EVERY {
             self.gauge();
         }
@@ -394,6 +402,9 @@ impl Committer {
             self.room();
         }
         let more = self.trim() > 0;
+        if self.forgot.elapsed() >= FORGET_EVERY {
+            self.forget();
+        }
         if !self.failed && !more {
             let _ = self.tidy(true);
         }
@@ -437,6 +448,22 @@ impl Committer {
         };
         self.trim_more = removed > 0;
         removed
+    }
+
+    /// One step of forgetting marks. True when it came to the end of them.
+    pub(super) fn forget(&mut self) -> bool {
+        if self.failed {
+            return true;
+        }
+        self.forgot = Instant::now();
+        match self.store.forget(self.clock.now_ms(), FORGET_STEP) {
+            Ok(end) => end,
+            Err(StoreError::Full(_)) => true,
+            Err(StoreError::Failed(reason)) => {
+                self.fail(&reason);
+                true
+            }
+        }
     }
 
     /// Checkpoints and the like.

@@ -45,6 +45,8 @@ pub struct Shape {
     pub damaged: Vec<Range<Seq>>,
     /// Dead letters kept.
     pub dead_letters: u64,
+    /// What feeds remember of what they sent.
+    pub marks: u64,
     /// Every feed, and its books.
     pub feeds: Vec<(FeedState, Ledger)>,
 }
@@ -86,6 +88,7 @@ pub fn shape(dir: &Path) -> Result<Shape, InspectError> {
             .map(|(oldest, newest)| (oldest.at_ms, newest.at_ms)),
         damaged: reader.damaged()?,
         dead_letters: reader.dead_count(&DeadFilter::default())?.0,
+        marks: reader.marks_kept()?,
         feeds: loaded
             .feeds
             .iter()

@@ -36,7 +36,8 @@ mod types;
 
 pub use types::{
     AppendError, Appended, Chunk, DeadFilter, DeadLetter, Entry, Feed, FeedStart, Health,
-    JournalError, Ledger, Options, Outcome, Parked, Record, ReplayProgress, Seq, Settle, Tally,
+    JournalError, Ledger, Mark, Options, Outcome, Parked, Record, ReplayProgress, Seq, Settle,
+    Tally,
 };
 
 /// Dead letters moved in one step of a replay: commits go on in between.
@@ -218,7 +219,7 @@ impl Journal {
         .await
     }
 
-    /// Removes a feed with its tallies, parked records and dead letters.
+    /// Removes a feed with its tallies, parked records, dead letters and marks.
     ///
     /// # Errors
     /// It could not be made durable.
@@ -256,6 +257,21 @@ impl Journal {
         let feed = feed.to_owned();
         self.query(move |reader| reader.parked(&feed, due_ms, limit))
             .await
+    }
+
+    /// What the feed remembers under these keys; nothing for those it never had or may have forgotten.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub async fn marks(&self, feed: &str, keys: &[u128]) -> Result<Vec<Mark>, JournalError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now_ms = self.handle.clock.now_ms();
+        let (feed, keys) = (feed.to_owned(), keys.to_vec());
+        let mut marks = self.query(move |reader| reader.marks(&feed, &keys)).await?;
+        marks.retain(|mark| mark.until_ms > now_ms);
+        Ok(marks)
     }
 
     /// When the next parked record of the feed is due.
@@ -489,12 +505,13 @@ impl Journal {
         self.handle.shared.health.lock().clone()
     }
 
-    /// Does all housekeeping there is now instead of bit by bit: trims and checkpoints.
+    /// Does all housekeeping there is now instead of bit by bit: trims, forgets and checkpoints.
     ///
     /// # Errors
     /// The store failed.
     pub async fn tidy(&self) -> Result<(), JournalError> {
         while self.control(|committer| Ok(committer.trim())).await? > 0 {}
+        while !self.control(|committer| Ok(committer.forget())).await? {}
         self.control(|committer| committer.tidy(true)).await
     }
 

@@ -75,6 +75,7 @@ fn letter(seq: Seq, reason: &str) -> DeadLetter {
         attempts: 1,
         status: Some(400),
         answer: "bad".to_owned(),
+        parts_done: 0,
         record: record(seq).bytes,
     }
 }
@@ -88,6 +89,7 @@ fn aside(seq: Seq, due_ms: Millis) -> Parked {
         attempts: 0,
         reason: "unknown_event_key".to_owned(),
         replay: None,
+        parts_done: 0,
         record: record(seq).bytes,
     }
 }
@@ -259,6 +261,38 @@ async fn dead_letters_replay_and_cancel_keep_the_books() {
         vec![("damaged".into(), 1), ("rejected".into(), 2)]
     );
     assert!(inspect::verify(dir.path()).unwrap().faults.is_empty());
+}
+
+#[tokio::test]
+async fn marks_are_written_with_the_settle_and_forgotten_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(T0);
+    let journal = open_at(dir.path(), options(), &clock);
+    journal.open_feed("a", FeedStart::Now).await.unwrap();
+    journal.append(records(0..2)).await.unwrap();
+    let mark = Mark {
+        key: 1 << 127 | 3,
+        value: 5,
+        at_ms: T0,
+        seq: 1,
+        until_ms: T0 + 100,
+    };
+    let mut settle = delivered("a", 0..1);
+    settle.marks = vec![mark];
+    journal.settle(settle.clone()).await.unwrap();
+    // The same records again do not add up: nothing of it is written.
+    settle.marks[0].seq = 2;
+    assert!(journal.settle(settle).await.is_err());
+    assert_eq!(journal.marks("a", &[mark.key, 3]).await.unwrap(), [mark]);
+    journal.close().await;
+    let journal = open_at(dir.path(), options(), &clock);
+    assert_eq!(journal.marks("a", &[mark.key]).await.unwrap(), [mark]);
+    assert!(journal.marks("b", &[mark.key]).await.unwrap().is_empty());
+    clock.advance(100);
+    assert!(journal.marks("a", &[mark.key]).await.unwrap().is_empty());
+    assert_eq!(inspect::shape(dir.path()).unwrap().marks, 1);
+    journal.tidy().await.unwrap();
+    assert_eq!(inspect::shape(dir.path()).unwrap().marks, 0);
 }
 
 #[tokio::test]
@@ -507,6 +541,9 @@ impl store::Store for Faulty {
     }
     fn trim(&mut self, rule: &store::TrimRule) -> Result<u64, StoreError> {
         self.inner.trim(rule)
+    }
+    fn forget(&mut self, now_ms: Millis, step: usize) -> Result<bool, StoreError> {
+        self.inner.forget(now_ms, step)
     }
     fn tidy(&mut self, idle: bool) -> Result<(), StoreError> {
         self.inner.tidy(idle)

@@ -122,6 +122,8 @@ pub struct DeadLetter {
     pub status: Option<u16>,
     /// The vendor's last answer, capped.
     pub answer: String,
+    /// Parts of the event that have ended already, a bit per request of the blueprint: they are not sent again.
+    pub parts_done: u64,
     /// The record itself.
     pub record: Bytes,
 }
@@ -143,8 +145,26 @@ pub struct Parked {
     pub reason: String,
     /// The replay it belongs to, if any.
     pub replay: Option<String>,
+    /// Parts of the event that have ended already, a bit per request of the blueprint: they are not sent again.
+    pub parts_done: u64,
     /// The record itself.
     pub record: Bytes,
+}
+
+/// What a feed remembers of something it sent: which value, of which moment. A mark never goes back: one of an
+/// earlier moment does not replace it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Whose mark it is: one per feed.
+    pub key: u128,
+    /// What was sent.
+    pub value: u128,
+    /// The moment it is of; with `seq`, which of two is the newer.
+    pub at_ms: Millis,
+    /// The record it came from.
+    pub seq: Seq,
+    /// When it may be forgotten.
+    pub until_ms: Millis,
 }
 
 /// What one feed changes at once. The numbers must add up, or the whole is refused:
@@ -163,6 +183,8 @@ pub struct Settle {
     pub dead: Vec<DeadLetter>,
     /// Records set apart: of `done` (moved to the side) or of `unpark` (set apart again with a new due time).
     pub park: Vec<Parked>,
+    /// What is remembered of what was sent.
+    pub marks: Vec<Mark>,
 }
 
 /// Where a new feed begins.

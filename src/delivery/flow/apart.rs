@@ -4,7 +4,7 @@
 //! apart in the journal, so that the other goes on; they come back when it works again. One job stays, to probe with.
 //! An identity with more events than its pace lets through is treated alike, so that it holds up nobody else.
 
-use super::slots::{Ended, Fate, Slot, paused_reason};
+use super::slots::{Ended, Slot, paused_reason};
 use super::{Flow, Job, Origin};
 use crate::clock::Millis;
 

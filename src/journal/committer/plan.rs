@@ -87,6 +87,10 @@ impl Committer {
         // Those left were not parked before.
         steps.extend(again.into_values().map(Aside::Park));
         steps.extend(settle.dead.into_iter().map(Aside::Bury));
+        steps.extend(settle.marks.into_iter().map(|mark| Aside::Mark {
+            feed: settle.feed.clone(),
+            mark,
+        }));
         for step in &mut steps {
             if let Aside::Park(parked) | Aside::Repark(parked) = step {
                 parked.feed.clone_from(&settle.feed);

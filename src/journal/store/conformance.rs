@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Aside, Block, Change, Reader, Seen, Store, TrimRule, Whereabouts};
 use crate::journal::feed::FeedState;
-use crate::journal::{DeadFilter, DeadLetter, Outcome, Parked, Seq};
+use crate::journal::{DeadFilter, DeadLetter, Mark, Outcome, Parked, Seq};
 
 /// Opens the same store again and again; the one before was closed.
 pub(crate) type Open<'a> = &'a dyn Fn() -> Box<dyn Store>;
@@ -21,6 +21,8 @@ pub(crate) fn all(fresh: &dyn Fn(Check<'_>)) {
     fresh(&parks_and_buries);
     fresh(&moves_dead_letters_to_and_fro);
     fresh(&trims_by_rule_but_never_the_newest);
+    fresh(&a_mark_never_goes_back);
+    fresh(&forgets_marks_a_step_at_a_time);
     fresh(&sets_damage_aside_once);
 }
 
@@ -62,6 +64,7 @@ fn parked(seq: Seq, due_ms: i64) -> Parked {
         attempts: 1,
         reason: "hold".into(),
         replay: None,
+        parts_done: 0b100,
         record: Bytes::from_static(b"record"),
     }
 }
@@ -77,6 +80,7 @@ fn letter(seq: Seq, record: &'static [u8]) -> DeadLetter {
         attempts: 3,
         status: None,
         answer: "a".into(),
+        parts_done: 0b10 | 1 << 63,
         record: Bytes::from_static(record),
     }
 }
@@ -213,6 +217,7 @@ fn parks_and_buries(open: Open<'_>) {
     let again = Parked {
         attempts: 2,
         record: Bytes::new(),
+        parts_done: 0b1,
         ..parked(3, 60)
     };
     let change = Change {
@@ -222,6 +227,7 @@ fn parks_and_buries(open: Open<'_>) {
     store.commit(&change).unwrap();
     let due = reader.parked("f", 60, 10).unwrap();
     assert_eq!((due[1].attempts, &due[1].record[..]), (2, &b"record"[..]));
+    assert_eq!(due[1].parts_done, 0b101, "what has ended stays ended");
     store.remove_feed("f").unwrap();
     assert!(store.load().unwrap().feeds.is_empty());
     assert_eq!(reader.next_due("f").unwrap(), None);
@@ -261,6 +267,8 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
         assert_eq!(moved.values().sum::<u64>(), expected);
     }
     assert_eq!(reader.replay_waiting("r").unwrap(), 2);
+    let due = reader.parked("f", 200, 9).unwrap();
+    assert!(due.iter().all(|one| one.parts_done == 0b10 | 1 << 63));
     let loaded = store.load().unwrap();
     assert_eq!(loaded.feeds, vec![feed(10, 1, 2)]);
     let moved = store.cancel("r", 10).unwrap();
@@ -271,6 +279,7 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
         (back[0].detail.as_str(), &back[0].record[..]),
         ("why", &b"one"[..])
     );
+    assert_eq!(back[0].parts_done, 0b10 | 1 << 63);
     let cancelled = Whereabouts::Cancelled {
         reason: "rejected".into(),
     };
@@ -325,6 +334,72 @@ fn trims_by_rule_but_never_the_newest(open: Open<'_>) {
     let mut rows = Vec::new();
     store.seen(&mut |row| rows.push(row.first)).unwrap();
     assert_eq!(rows, vec![90]);
+}
+
+fn mark(key: u128, value: u128, at_ms: i64, seq: Seq, until_ms: i64) -> Mark {
+    Mark {
+        key,
+        value,
+        at_ms,
+        seq,
+        until_ms,
+    }
+}
+
+fn marking(feed: &str, marks: &[Mark]) -> Change {
+    let aside = marks.iter().map(|mark| Aside::Mark {
+        feed: feed.into(),
+        mark: *mark,
+    });
+    Change {
+        aside: aside.collect(),
+        ..Change::default()
+    }
+}
+
+fn a_mark_never_goes_back(open: Open<'_>) {
+    let mut store = open();
+    let newest = mark(u128::MAX, 7, 50, 9, 1000);
+    for marks in [
+        [mark(u128::MAX, 1, 50, 8, 1000), mark(2, 2, 10, 1, 1000)],
+        [newest, mark(u128::MAX, 3, 49, 99, 2000)],
+        [mark(u128::MAX, 4, 50, 8, 2000), mark(2, 5, 10, 1, 1001)],
+    ] {
+        store.commit(&marking("f", &marks)).unwrap();
+    }
+    store.commit(&marking("g", &[mark(2, 9, 0, 0, 5)])).unwrap();
+    for clean in [true, false] {
+        let mut reader = store.reader().unwrap();
+        // Of the same moment, the one written last counts.
+        assert_eq!(
+            reader.marks("f", &[2, 3, u128::MAX]).unwrap(),
+            vec![mark(2, 5, 10, 1, 1001), newest]
+        );
+        drop(reader);
+        store.close(clean).unwrap();
+        store = open();
+    }
+    store.remove_feed("f").unwrap();
+    let mut reader = store.reader().unwrap();
+    assert!(reader.marks("f", &[2, u128::MAX]).unwrap().is_empty());
+    assert_eq!(reader.marks("g", &[2]).unwrap().len(), 1);
+}
+
+fn forgets_marks_a_step_at_a_time(open: Open<'_>) {
+    let mut store = open();
+    let marks: Vec<Mark> = (0..10u8)
+        .map(|key| mark(u128::from(key) << 120, 1, 1, 1, i64::from(key % 2) * 100))
+        .collect();
+    store.commit(&marking("f", &marks[..5])).unwrap();
+    store.commit(&marking("g", &marks[5..])).unwrap();
+    let ends: Vec<bool> = (0..4).map(|_| store.forget(99, 3).unwrap()).collect();
+    assert_eq!(ends, vec![false, false, false, true]);
+    let mut reader = store.reader().unwrap();
+    let keys: Vec<u128> = marks.iter().map(|mark| mark.key).collect();
+    let kept = |reader: &mut Box<dyn Reader>, feed| reader.marks(feed, &keys).unwrap().len();
+    assert_eq!((kept(&mut reader, "f"), kept(&mut reader, "g")), (2, 3));
+    assert!(store.forget(100, 9).unwrap());
+    assert_eq!((kept(&mut reader, "f"), kept(&mut reader, "g")), (0, 0));
 }
 
 fn sets_damage_aside_once(open: Open<'_>) {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::feed::FeedState;
-use super::{DeadFilter, DeadLetter, Parked, Seq};
+use super::{DeadFilter, DeadLetter, Mark, Parked, Seq};
 use crate::clock::Millis;
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ pub struct Seen {
 pub enum Aside {
     /// A record is set apart.
     Park(Parked),
-    /// A parked record gets a new time; payload and history stay.
+    /// A parked record gets a new time; payload and history stay, and parts that have ended stay ended.
     Repark(Parked),
     /// A parked record is settled.
     Unpark {
@@ -113,6 +113,13 @@ pub enum Aside {
         feed: String,
         /// The record.
         seq: Seq,
+    },
+    /// Something is remembered, unless a newer mark is there (later `at_ms`, then higher `seq`).
+    Mark {
+        /// The feed.
+        feed: String,
+        /// What.
+        mark: Mark,
     },
     /// A delivery is given up.
     Bury(DeadLetter),
@@ -266,6 +273,12 @@ pub trait Store: Send {
     /// # Errors
     /// As [`Self::commit`].
     fn trim(&mut self, rule: &TrimRule) -> Result<u64, StoreError>;
+    /// Looks at up to `step` marks, going on where the last call stopped, and removes those whose time is over
+    /// at `now_ms`. True when it came to the end; the next call begins anew.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    fn forget(&mut self, now_ms: Millis, step: usize) -> Result<bool, StoreError>;
     /// Housekeeping between commits. `idle`: there is time for more than what must be.
     ///
     /// # Errors
@@ -326,6 +339,11 @@ pub trait Reader: Send {
         due_ms: Millis,
         limit: usize,
     ) -> Result<Vec<Parked>, StoreError>;
+    /// The marks of a feed under these keys, as far as there are any.
+    ///
+    /// # Errors
+    /// The engine could not read.
+    fn marks(&mut self, feed: &str, keys: &[u128]) -> Result<Vec<Mark>, StoreError>;
     /// When the next parked record is due.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ pub use read::SqliteReader;
 /// The file in the data directory.
 pub const FILE: &str = "journal.db";
 /// Newest format this version reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A journal in SQLite.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct SqliteStore {
     connection: Connection,
     /// Bytes written to the write-ahead log since the last full checkpoint, about.
     wal_bytes: u64,
+    /// The mark looked at last: feed and key.
+    forgotten: Option<(String, Vec<u8>)>,
     /// Held as long as the store is open.
     _lock: File,
 }

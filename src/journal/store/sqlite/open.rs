@@ -13,6 +13,7 @@ use crate::journal::store::OpenError;
 /// "aqjl" in SQLite's application id. Persisted: must be kept stable.
 const APPLICATION_ID: u32 = 0x6171_6a6c;
 
+/// Format 1.
 const SCHEMA: &str = "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE block(
@@ -43,6 +44,16 @@ CREATE TABLE damaged(first INTEGER PRIMARY KEY, n INTEGER NOT NULL, at_ms INTEGE
 CREATE TABLE probe(filler BLOB);
 ";
 
+/// What makes format 2 of format 1, and so on: a new store is made by the same steps as an old one is brought up
+/// to date. Stores of these formats are out there: must be kept as they are.
+const STEPS: &[&str] = &["
+ALTER TABLE parked ADD COLUMN parts_done INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE dead_letter ADD COLUMN parts_done INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE mark(
+    feed TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, at_ms INTEGER NOT NULL, seq INTEGER NOT NULL,
+    until_ms INTEGER NOT NULL, PRIMARY KEY(feed, key)) WITHOUT ROWID;
+"];
+
 pub(super) fn open(dir: &Path, new_key: [u8; 16]) -> Result<SqliteStore, OpenError> {
     make_directory(dir)?;
     let path = dir.join(FILE);
@@ -50,14 +61,16 @@ pub(super) fn open(dir: &Path, new_key: [u8; 16]) -> Result<SqliteStore, OpenErr
     let lock = lock(dir)?;
     // Looked at again under the lock: another process may just have made it.
     if !existing && !check_file(&path)? {
-        create(dir, &path, new_key)?;
+        create(dir, &path, new_key, FORMAT)?;
     }
     let connection = connect(&path)?;
+    upgrade(&connection).map_err(|error| engine(&path, &error))?;
     Ok(SqliteStore {
         dir: dir.to_owned(),
         path,
         connection,
         wal_bytes: u64::MAX / 2, // unknown: the first tidy looks
+        forgotten: None,
         _lock: lock,
     })
 }
@@ -173,7 +186,7 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
 
 /// Makes the file under another name, complete and synced, then gives it its own: after a crash there is
 /// a whole journal or none.
-fn create(dir: &Path, path: &Path, key: [u8; 16]) -> Result<(), OpenError> {
+fn create(dir: &Path, path: &Path, key: [u8; 16], format: u32) -> Result<(), OpenError> {
     let draft = dir.join("journal.db.new");
     for stale in [
         draft.clone(),
@@ -188,16 +201,17 @@ fn create(dir: &Path, path: &Path, key: [u8; 16]) -> Result<(), OpenError> {
     }
     let fail = |error: rusqlite::Error| engine(&draft, &error);
     let connection = Connection::open(&draft).map_err(fail)?;
+    let steps = steps(1, format);
     connection
         .execute_batch(&format!(
             "PRAGMA page_size=16384; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=MEMORY;
-             BEGIN; {SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; COMMIT;"
+             BEGIN; {SCHEMA} {steps} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={format}; COMMIT;"
         ))
         .map_err(fail)?;
     connection
         .execute(
             "INSERT INTO meta(key, value) VALUES ('format', ?1), ('dedup_key', ?2), ('duplicates', 0)",
-            rusqlite::params![FORMAT, key],
+            rusqlite::params![format, key],
         )
         .map_err(fail)?;
     connection
@@ -207,6 +221,41 @@ fn create(dir: &Path, path: &Path, key: [u8; 16]) -> Result<(), OpenError> {
     sync(&draft)?;
     std::fs::rename(&draft, path).map_err(|source| io(path, source))?;
     sync(dir)
+}
+
+/// The statements that lead from one format to another.
+fn steps(from: u32, to: u32) -> String {
+    STEPS
+        .iter()
+        .skip(from.saturating_sub(1) as usize)
+        .take(to.saturating_sub(from) as usize)
+        .copied()
+        .collect()
+}
+
+/// Brings an older store up to date, all of it or nothing.
+fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found >= FORMAT {
+        return Ok(());
+    }
+    let steps = steps(found, FORMAT);
+    let done = connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {steps} UPDATE meta SET value = {FORMAT} WHERE key = 'format';
+         PRAGMA user_version={FORMAT}; COMMIT;"
+    ));
+    if done.is_err() && !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK")?;
+    }
+    done?;
+    // The number stands in the file's head too, where an older version looks for it.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    tracing::info!(
+        from = found,
+        to = FORMAT,
+        "the journal was brought up to date"
+    );
+    Ok(())
 }
 
 fn connect(path: &Path) -> Result<Connection, OpenError> {
@@ -270,5 +319,86 @@ fn engine(path: &Path, error: &rusqlite::Error) -> OpenError {
     OpenError::Engine {
         path: path.to_owned(),
         detail: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::store::Store as _;
+
+    /// A store of format 1 with a dead letter, a parked record and a feed, as that version wrote them.
+    fn old_store(dir: &Path) -> PathBuf {
+        let path = dir.join(FILE);
+        create(dir, &path, [3; 16], 1).unwrap();
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO feed(id, start, pos, above, duplicates_at_start) VALUES ('f', 0, 2, x'', 0);
+                 INSERT INTO tally(feed, outcome, reason, n) VALUES ('f', 'dead', 'rejected', 1);
+                 INSERT INTO parked(feed, seq, due_ms, since_ms, attempts, reason, record)
+                     VALUES ('f', 0, 5, 5, 1, 'hold', x'41');
+                 INSERT INTO dead_letter(feed, seq, at_ms, reason, detail, attempts, answer, record)
+                     VALUES ('f', 1, 5, 'rejected', 'why', 1, '', x'42');",
+            )
+            .unwrap();
+        path
+    }
+
+    #[test]
+    fn a_store_of_an_older_format_is_brought_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = old_store(dir.path());
+        let shape = crate::journal::inspect::shape(dir.path()).unwrap();
+        assert_eq!((shape.marks, shape.dead_letters), (0, 1), "read as it is");
+        for _ in 0..2 {
+            let mut store = open(dir.path(), [0; 16]).unwrap();
+            let loaded = store.load().unwrap();
+            assert_eq!((loaded.key, loaded.feeds.len()), ([3; 16], 1));
+            let mut reader = store.reader().unwrap();
+            assert_eq!(reader.parked("f", 5, 9).unwrap()[0].parts_done, 0);
+            let letters = reader
+                .dead_letters(&crate::journal::DeadFilter::default(), None, 9)
+                .unwrap();
+            assert_eq!((letters[0].seq, letters[0].parts_done), (1, 0));
+            assert!(reader.marks("f", &[1]).unwrap().is_empty());
+            // An older version looks at the head of the file only.
+            let head = std::fs::read(&path).unwrap();
+            assert_eq!(head[60..64], FORMAT.to_be_bytes());
+            drop(reader);
+            Box::new(store).close(true).unwrap();
+        }
+        let fresh = tempfile::tempdir().unwrap();
+        open(fresh.path(), [0; 16]).unwrap();
+        let schema = |dir: &Path| -> Vec<Option<String>> {
+            let connection = Connection::open(dir.join(FILE)).unwrap();
+            let mut statement = connection
+                .prepare("SELECT sql FROM sqlite_schema ORDER BY name")
+                .unwrap();
+            let rows = statement.query_map([], |row| row.get(0)).unwrap();
+            rows.collect::<Result<_, _>>().unwrap()
+        };
+        assert_eq!(schema(dir.path()), schema(fresh.path()));
+    }
+
+    #[test]
+    fn a_store_of_a_later_format_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = old_store(dir.path());
+        let later = FORMAT + 1;
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch(&format!(
+                "PRAGMA user_version={later}; PRAGMA wal_checkpoint(TRUNCATE);"
+            ))
+            .unwrap();
+        drop(connection);
+        let before = std::fs::read(&path).unwrap();
+        let error = open(dir.path(), [0; 16]).unwrap_err();
+        assert!(
+            matches!(error, OpenError::Future { found, known: FORMAT, .. } if found == later),
+            "{error}"
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 }

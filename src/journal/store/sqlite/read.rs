@@ -12,7 +12,7 @@ use super::{open, seq, sort, sql};
 use crate::clock::Millis;
 use crate::journal::feed::{FeedState, decode_runs};
 use crate::journal::store::{Block, Loaded, OpenError, Reader, Seen, StoreError};
-use crate::journal::{DeadFilter, DeadLetter, Outcome, Parked, Seq};
+use crate::journal::{DeadFilter, DeadLetter, Mark, Outcome, Parked, Seq};
 
 /// Reads a journal in SQLite.
 #[derive(Debug)]
@@ -53,6 +53,26 @@ impl SqliteReader {
     pub fn freeze(&mut self) -> Result<(), StoreError> {
         self.connection
             .execute_batch("BEGIN; SELECT count(*) FROM meta;")
+            .map_err(|error| sort(&error))
+    }
+
+    /// How many marks there are.
+    ///
+    /// # Errors
+    /// The engine could not read.
+    pub fn marks_kept(&mut self) -> Result<u64, StoreError> {
+        // A store of format 1 has none, and is only read here.
+        let known = rows(
+            &self.connection,
+            "SELECT 1 FROM sqlite_schema WHERE name = 'mark'",
+            [],
+            |_| Ok(()),
+        )?;
+        if known.is_empty() {
+            return Ok(0);
+        }
+        self.connection
+            .query_row("SELECT count(*) FROM mark", [], |row| seq(row, 0))
             .map_err(|error| sort(&error))
     }
 
@@ -232,7 +252,7 @@ pub(super) fn condition(filter: &DeadFilter) -> (String, Vec<Value>) {
     (terms.join(" AND "), values)
 }
 
-const PARKED: &str = "feed, seq, due_ms, since_ms, attempts, reason, replay, record";
+const PARKED: &str = "feed, seq, due_ms, since_ms, attempts, reason, replay, record, parts_done";
 
 fn parked_row(row: &Row<'_>) -> rusqlite::Result<Parked> {
     Ok(Parked {
@@ -244,6 +264,7 @@ fn parked_row(row: &Row<'_>) -> rusqlite::Result<Parked> {
         reason: row.get(5)?,
         replay: row.get(6)?,
         record: Bytes::from(row.get::<_, Vec<u8>>(7)?),
+        parts_done: seq(row, 8)?,
     })
 }
 
@@ -261,6 +282,7 @@ fn dead_row(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
         record: row
             .get::<_, Option<Vec<u8>>>(9)?
             .map_or_else(Bytes::new, Bytes::from),
+        parts_done: seq(row, 10)?,
     })
 }
 
@@ -388,6 +410,32 @@ impl Reader for SqliteReader {
         )
     }
 
+    fn marks(&mut self, feed: &str, keys: &[u128]) -> Result<Vec<Mark>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached(
+                "SELECT value, at_ms, seq, until_ms FROM mark WHERE feed = ?1 AND key = ?2",
+            )
+            .map_err(|error| sort(&error))?;
+        let mut found = Vec::new();
+        for key in keys {
+            let mark = statement
+                .query_row(params![feed, key.to_be_bytes()], |row| {
+                    Ok(Mark {
+                        key: *key,
+                        value: u128::from_be_bytes(row.get(0)?),
+                        at_ms: row.get(1)?,
+                        seq: seq(row, 2)?,
+                        until_ms: row.get(3)?,
+                    })
+                })
+                .optional()
+                .map_err(|error| sort(&error))?;
+            found.extend(mark);
+        }
+        Ok(found)
+    }
+
     fn next_due(&mut self, feed: &str) -> Result<Option<Millis>, StoreError> {
         self.connection
             .prepare_cached("SELECT min(due_ms) FROM parked WHERE feed = ?1")
@@ -428,7 +476,7 @@ impl Reader for SqliteReader {
         let mut statement = self
             .connection
             .prepare(&format!(
-                "SELECT id, feed, seq, at_ms, reason, detail, attempts, status, answer, record
+                "SELECT id, feed, seq, at_ms, reason, detail, attempts, status, answer, record, parts_done
                  FROM dead_letter WHERE {condition} AND id > ?{} ORDER BY id LIMIT ?{n}",
                 n - 1
             ))

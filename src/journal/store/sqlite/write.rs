@@ -14,7 +14,7 @@ use crate::journal::feed::{FeedState, encode_runs};
 use crate::journal::store::{
     Aside, Block, Change, Loaded, Moved, Reader, Seen, Store, StoreError, TrimRule, Whereabouts,
 };
-use crate::journal::{DeadFilter, DeadLetter, Outcome, Parked, Seq};
+use crate::journal::{DeadFilter, DeadLetter, Mark, Outcome, Parked, Seq};
 
 /// Written to the log before it is moved into the main file: about one second at full load.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
@@ -142,6 +142,7 @@ impl Store for SqliteStore {
                 "DELETE FROM tally WHERE feed = ?1",
                 "DELETE FROM parked WHERE feed = ?1",
                 "DELETE FROM dead_letter WHERE feed = ?1",
+                "DELETE FROM mark WHERE feed = ?1",
             ] {
                 transaction.execute(statement, [feed])?;
             }
@@ -190,9 +191,10 @@ impl Store for SqliteStore {
                 transaction
                     .prepare_cached(
                         "INSERT INTO parked(feed, seq, due_ms, since_ms, attempts, reason, replay, accepted_ms,
-                            dead_at_ms, dead_reason, dead_detail, dead_attempts, dead_status, dead_answer, record)
+                            dead_at_ms, dead_reason, dead_detail, dead_attempts, dead_status, dead_answer, record,
+                            parts_done)
                          SELECT feed, seq, ?2, ?3, 0, 'replay', ?4, accepted_ms,
-                            at_ms, reason, detail, attempts, status, answer, record
+                            at_ms, reason, detail, attempts, status, answer, record, parts_done
                          FROM dead_letter WHERE id = ?1",
                     )?
                     .execute(params![id, due_ms(i as u64), now_ms, replay])?;
@@ -222,10 +224,10 @@ impl Store for SqliteStore {
                 transaction
                     .prepare_cached(
                         "INSERT INTO dead_letter(feed, seq, at_ms, reason, detail, attempts, status, answer,
-                            accepted_ms, cancelled, record)
+                            accepted_ms, cancelled, record, parts_done)
                          SELECT feed, seq, coalesce(dead_at_ms, since_ms), ?2, coalesce(dead_detail, ''),
                             coalesce(dead_attempts, attempts), dead_status, coalesce(dead_answer, ''),
-                            accepted_ms, 1, record
+                            accepted_ms, 1, record, parts_done
                          FROM parked WHERE rowid = ?1",
                     )?
                     .execute(params![row, reason])?;
@@ -282,6 +284,32 @@ impl Store for SqliteStore {
             }
             Ok(victims.len().max(1) as u64)
         })
+    }
+
+    fn forget(&mut self, now_ms: Millis, step: usize) -> Result<bool, StoreError> {
+        // By the table's own order: an index by time would double what every settle writes.
+        let (feed, key) = self.forgotten.take().unwrap_or_default();
+        let seen: Vec<(String, Vec<u8>, Millis)> = read::rows(
+            &self.connection,
+            "SELECT feed, key, until_ms FROM mark WHERE (feed, key) > (?1, ?2) ORDER BY feed, key LIMIT ?3",
+            params![feed, key, sql(step as u64)],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )?;
+        if seen.iter().any(|(_, _, until_ms)| *until_ms <= now_ms) {
+            self.transact(0, |transaction| {
+                for (feed, key, _) in seen.iter().filter(|(_, _, until)| *until <= now_ms) {
+                    transaction
+                        .prepare_cached("DELETE FROM mark WHERE feed = ?1 AND key = ?2")?
+                        .execute(params![feed, key])?;
+                }
+                Ok(())
+            })?;
+        }
+        let end = seen.len() < step;
+        if !end {
+            self.forgotten = seen.into_iter().last().map(|(feed, key, _)| (feed, key));
+        }
+        Ok(end)
     }
 
     fn tidy(&mut self, idle: bool) -> Result<(), StoreError> {
@@ -431,7 +459,8 @@ fn aside(transaction: &Transaction<'_>, step: &Aside) -> Step<()> {
         Aside::Park(parked) => park(transaction, parked),
         Aside::Repark(parked) => transaction
             .prepare_cached(
-                "UPDATE parked SET due_ms = ?3, attempts = ?4, reason = ?5, replay = coalesce(?6, replay)
+                "UPDATE parked SET due_ms = ?3, attempts = ?4, reason = ?5, replay = coalesce(?6, replay),
+                    parts_done = parts_done | ?7
                  WHERE feed = ?1 AND seq = ?2",
             )?
             .execute(params![
@@ -440,13 +469,15 @@ fn aside(transaction: &Transaction<'_>, step: &Aside) -> Step<()> {
                 parked.due_ms,
                 parked.attempts,
                 parked.reason,
-                parked.replay
+                parked.replay,
+                sql(parked.parts_done)
             ])
             .map(drop),
         Aside::Unpark { feed, seq } => transaction
             .prepare_cached("DELETE FROM parked WHERE feed = ?1 AND seq = ?2")?
             .execute(params![feed, sql(*seq)])
             .map(drop),
+        Aside::Mark { feed, mark } => remember(transaction, feed, mark),
         Aside::Bury(letter) => bury(transaction, letter),
         Aside::Unbury { feed, seq } => transaction
             .prepare_cached("DELETE FROM dead_letter WHERE feed = ?1 AND seq = ?2")?
@@ -461,8 +492,8 @@ const ACCEPTED: &str = "(SELECT at_ms FROM block WHERE first <= ?2 ORDER BY firs
 fn park(transaction: &Transaction<'_>, parked: &Parked) -> Step<()> {
     transaction
         .prepare_cached(&format!(
-            "INSERT INTO parked(feed, seq, due_ms, since_ms, attempts, reason, replay, accepted_ms, record)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, {ACCEPTED}, ?8)"
+            "INSERT INTO parked(feed, seq, due_ms, since_ms, attempts, reason, replay, accepted_ms, record, parts_done)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, {ACCEPTED}, ?8, ?9)"
         ))?
         .execute(params![
             parked.feed,
@@ -472,7 +503,28 @@ fn park(transaction: &Transaction<'_>, parked: &Parked) -> Step<()> {
             parked.attempts,
             parked.reason,
             parked.replay,
-            &parked.record[..]
+            &parked.record[..],
+            sql(parked.parts_done)
+        ])?;
+    Ok(())
+}
+
+/// A mark never goes back.
+fn remember(transaction: &Transaction<'_>, feed: &str, mark: &Mark) -> Step<()> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO mark(feed, key, value, at_ms, seq, until_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT(feed, key) DO UPDATE SET value = excluded.value, at_ms = excluded.at_ms,
+                 seq = excluded.seq, until_ms = excluded.until_ms
+             WHERE (excluded.at_ms, excluded.seq) >= (mark.at_ms, mark.seq)",
+        )?
+        .execute(params![
+            feed,
+            mark.key.to_be_bytes(),
+            mark.value.to_be_bytes(),
+            mark.at_ms,
+            sql(mark.seq),
+            mark.until_ms
         ])?;
     Ok(())
 }
@@ -481,8 +533,9 @@ fn bury(transaction: &Transaction<'_>, letter: &DeadLetter) -> Step<()> {
     let record = (!letter.record.is_empty()).then_some(&letter.record[..]);
     transaction
         .prepare_cached(&format!(
-            "INSERT INTO dead_letter(feed, seq, at_ms, reason, detail, attempts, status, answer, accepted_ms, record)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, {ACCEPTED}, ?9)"
+            "INSERT INTO dead_letter(feed, seq, at_ms, reason, detail, attempts, status, answer, accepted_ms, record,
+                parts_done)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, {ACCEPTED}, ?9, ?10)"
         ))?
         .execute(params![
             letter.feed,
@@ -493,7 +546,8 @@ fn bury(transaction: &Transaction<'_>, letter: &DeadLetter) -> Step<()> {
             letter.attempts,
             letter.status,
             letter.answer,
-            record
+            record,
+            sql(letter.parts_done)
         ])?;
     Ok(())
 }
