@@ -212,14 +212,6 @@ impl Batch {
     fn takes(&self, limits: &Limits, json: usize, envelope: &Envelope) -> bool {
         self.envelope.key == envelope.key && self.bytes + json <= limits.bytes_max
     }
-
-    /// Halves it; both halves keep order and envelope, the second gets the new number. It is empty when there was
-    /// one item.
-    pub(super) fn halves(mut self, id: u64) -> (Self, Self) {
-        let right = super::bisect::split(&mut self.items);
-        let right = Self::of(id, self.request, right, &self);
-        (self, right)
-    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::batch::{Batch, Batcher, Envelope, Item};
+use super::bisect::Search;
 use super::gate::Gate;
-use crate::blueprint::{Mapping, Part, PartResult, Request, Verdict};
+use crate::blueprint::{ItemKeys, Mapping, Part, PartResult, Request, Verdict};
 use crate::clock::Millis;
 use crate::journal::{Mark, Outcome, Seq};
 use crate::vendor::replies::{ItemVerdict, Room};
@@ -109,10 +110,20 @@ pub(super) struct Job {
     pub combined: Option<Vec<Vec<usize>>>,
     /// `batch`, `replay`, `hold` or `probe`.
     pub trigger: &'static str,
-    /// Part of a batch that was sent before: another part may have to go first.
+    /// A part of a batch that was refused: what is kept back meanwhile, and why it was refused.
+    search: Option<Box<(Search<Item>, Refusal)>>,
+    /// Its lanes were in use a moment ago, or belong to another job first.
     split: bool,
     /// How often items of it were sent again at once.
     rounds: u32,
+}
+
+/// Why items are given up.
+#[derive(Debug, Clone)]
+struct Refusal {
+    reason: &'static str,
+    status: Option<u16>,
+    answer: String,
 }
 
 /// What came of a job.
@@ -238,8 +249,10 @@ impl Flow {
         for arrival in &arrivals.events {
             if let Ok(Mapping::Parts(parts)) = &arrival.mapped {
                 for part in parts {
-                    if let PartResult::Item { keys, .. } = &part.result {
-                        self.marks.unknown(keys, &mut unknown);
+                    if let PartResult::Item { keys, .. } = &part.result
+                        && let Some(rules) = self.options.requests.get(part.request)
+                    {
+                        self.marks.unknown(&rules.keys(*keys), &mut unknown);
                     }
                 }
             }
@@ -372,13 +385,17 @@ impl Flow {
         for part in parts {
             let request = part.request;
             let ended = match part.result {
-                PartResult::Item { json, group, keys } => match envelopes.get(request) {
+                PartResult::Item {
+                    mut json,
+                    group,
+                    keys,
+                } => match envelopes.get(request) {
                     Some(envelope) if self.batcher.too_large(request, json.len(), envelope) => {
                         let detail =
                             format!("its {} bytes exceed what one request may hold", json.len());
                         Ended::As(dead("too_large", detail))
                     }
-                    Some(envelope) => match self.enter(request, keys, &slot, now_ms) {
+                    Some(envelope) => match self.enter(request, keys, &mut json, &slot, now_ms) {
                         Ok((lane, held)) => {
                             slot.bytes += json.len();
                             let item = Item {
@@ -423,7 +440,8 @@ impl Flow {
     fn enter(
         &mut self,
         request: usize,
-        keys: crate::blueprint::ItemKeys,
+        keys: ItemKeys,
+        json: &mut Vec<u8>,
         slot: &Slot,
         now_ms: Millis,
     ) -> Result<(Option<u64>, Option<Box<Held>>), Ended> {
@@ -433,16 +451,21 @@ impl Flow {
         let Some(rules) = self.options.requests.get(request) else {
             return Ok((None, None));
         };
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "any bits of a hash will do for a lane"
-        )]
-        let lane = keys.lane.or(keys.newest.map(|newest| newest as u64));
+        let mut keys = rules.keys(keys);
+        let lane = keys.lane;
         if keys.newest.is_none() && keys.once.is_none() {
             return Ok((lane, None));
         }
         let age = (slot.ts_ms, slot.seq);
-        match self.marks.enter(keys, age, rules.once_ms.unwrap_or(0)) {
+        if let Some(field) = &rules.newest_without
+            && self.marks.is_older(&keys, age)
+        {
+            strip(json, field);
+            keys.newest = None;
+        }
+        let lasts_ms = rules.once_ms.unwrap_or(0);
+        let marks = &mut self.books.marks;
+        match self.marks.enter(keys, age, lasts_ms, now_ms, marks) {
             Ok(held) => Ok((lane, Some(Box::new(held)))),
             Err(reason) => Err(Ended::As(Fate::Skipped(reason.to_owned()))),
         }
@@ -619,13 +642,38 @@ impl Job {
             wire: None,
             combined: None,
             trigger,
+            search: None,
             split: false,
             rounds: 0,
         }
     }
 
+    /// All that hold its lanes: those it sends, and those kept back.
+    fn all_items(&self) -> impl Iterator<Item = &Item> {
+        let kept = self.search.iter().flat_map(|search| search.0.kept());
+        self.batch.items.iter().chain(kept)
+    }
+
     fn items(&self) -> u64 {
         u64::try_from(self.batch.items.len()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Takes a field at the top of an item out of it. (Items of requests that use the event around them are a list that
+/// begins with the item.)
+fn strip(json: &mut Vec<u8>, field: &str) {
+    let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(json) else {
+        return;
+    };
+    let item = match &mut value {
+        serde_json::Value::Array(list) => list.first_mut(),
+        item => Some(item),
+    };
+    if let Some(item) = item.and_then(serde_json::Value::as_object_mut)
+        && item.shift_remove(field).is_some()
+        && let Ok(stripped) = serde_json::to_vec(&value)
+    {
+        *json = stripped;
     }
 }
 
@@ -638,3 +686,5 @@ fn since_ms(origin: &Origin, now_ms: Millis) -> Millis {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_world;

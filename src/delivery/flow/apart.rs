@@ -104,7 +104,7 @@ impl Flow {
             self.end_item(waiting.item, ended, now_ms);
         }
         for job in jobs {
-            self.end_all(job.batch, now_ms, ended);
+            self.end_all(job, now_ms, ended);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Items that must keep their order: one lane per identity. Pure.
 //!
 //! A lane is *held* by the batch that carries its items, from the batch's first item until the batch's last answer.
-//! What comes meanwhile waits in the lane, unless it can join the batch that holds it. A batch that was split has
-//! several holders in a row; only the first may go. Where a pace is set, a lane stays closed that long after an
+//! What comes meanwhile waits in the lane, unless it can join the batch that holds it. When one of its items is
+//! carried by another batch, the lane has several holders in a row; only the first may go. Where a pace is set, a lane stays closed that long after an
 //! answer.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -106,17 +106,6 @@ impl Lanes {
             if before > 0 && lane.holders.is_empty() {
                 self.timers.insert((lane.free_ms, key));
             }
-        }
-    }
-
-    /// In the lane the batch `new` goes right after the batch `id`.
-    pub(super) fn hold_after(&mut self, key: LaneKey, new: u64, id: u64) {
-        if let Some(lane) = self.lanes.get_mut(&key)
-            && !lane.holders.contains(&new)
-        {
-            let at = lane.holders.iter().position(|holder| *holder == id);
-            let at = at.map_or(lane.holders.len(), |at| at + 1);
-            lane.holders.insert(at, new);
         }
     }
 

@@ -67,6 +67,24 @@ pub(super) struct Marks {
     turn: u64,
 }
 
+impl Newest {
+    /// The newest known to the vendor is at least this one.
+    fn was_sent(&mut self, key: u128, age: Age, now_ms: Millis, marks: &mut HashMap<u128, Mark>) {
+        if self.sent.is_some_and(|known| known >= age) {
+            return;
+        }
+        self.sent = Some(age);
+        let mark = Mark {
+            key,
+            value: 0,
+            at_ms: age.0,
+            seq: age.1,
+            until_ms: now_ms.saturating_add(NEWEST_KEPT_MS),
+        };
+        self.unstored += u32::from(marks.insert(key, mark).is_none());
+    }
+}
+
 impl Marks {
     /// Those of an item's keys that the journal has to be asked for.
     pub(super) fn unknown(&self, keys: &ItemKeys, unknown: &mut Vec<u128>) {
@@ -98,19 +116,28 @@ impl Marks {
         }
     }
 
+    /// Is something newer of the same key on its way, or sent?
+    pub(super) fn is_older(&self, keys: &ItemKeys, age: Age) -> bool {
+        keys.newest
+            .and_then(|key| self.newest.get(&key))
+            .is_some_and(|newest| newest.best.is_some_and(|best| age < best))
+    }
+
     /// A new item: why it is not to be sent, or what it holds. `lasts_ms` as [`Marks::ended`].
     pub(super) fn enter(
         &mut self,
         keys: ItemKeys,
         age: Age,
         lasts_ms: Millis,
+        now_ms: Millis,
+        marks: &mut HashMap<u128, Mark>,
     ) -> Result<Held, &'static str> {
         self.turn += 1;
-        if let Some(newest) = keys.newest.map(|key| self.newest.entry(key).or_default()) {
-            if newest.best.is_some_and(|best| age < best) {
-                return Err("superseded");
-            }
-            newest.best = Some(age);
+        if self.is_older(&keys, age) {
+            return Err("superseded");
+        }
+        if let Some(key) = keys.newest {
+            self.newest.entry(key).or_default().best = Some(age);
         }
         if let Some(OnceKey { key, value }) = keys.once {
             let once = self.once.entry(key ^ ONCE).or_default();
@@ -121,6 +148,13 @@ impl Marks {
                     && last.seq != age.1
             });
             if unchanged {
+                // It need not be sent, but nothing older may be any more.
+                if let Some((key, newest)) = keys
+                    .newest
+                    .and_then(|key| Some((key, self.newest.get_mut(&key)?)))
+                {
+                    newest.was_sent(key, age, now_ms, marks);
+                }
                 return Err("unchanged");
             }
             once.last = Some(Said {
@@ -147,10 +181,19 @@ impl Marks {
 
     /// Has a newer event of the same key come in since?
     pub(super) fn superseded(&self, held: &Held) -> bool {
-        held.keys
+        self.is_older(&held.keys, held.age)
+    }
+
+    /// The item goes on without what its `newest` key is about.
+    pub(super) fn without_newest(&mut self, held: &mut Held) {
+        if let Some(newest) = held
+            .keys
             .newest
-            .and_then(|key| self.newest.get(&key))
-            .is_some_and(|newest| newest.best.is_some_and(|best| held.age < best))
+            .take()
+            .and_then(|key| self.newest.get_mut(&key))
+        {
+            newest.users = newest.users.saturating_sub(1);
+        }
     }
 
     /// The item has left: sent (then the marks to keep go to `marks`), or not.
@@ -161,23 +204,15 @@ impl Marks {
         now_ms: Millis,
         marks: &mut HashMap<u128, Mark>,
     ) {
-        let (at_ms, seq) = held.age;
+        let seq = held.age.1;
         if let Some((key, newest)) = held
             .keys
             .newest
             .and_then(|key| Some((key, self.newest.get_mut(&key)?)))
         {
             newest.users = newest.users.saturating_sub(1);
-            if sent && newest.sent.is_none_or(|known| known < held.age) {
-                newest.sent = Some(held.age);
-                let mark = Mark {
-                    key,
-                    value: 0,
-                    at_ms,
-                    seq,
-                    until_ms: now_ms.saturating_add(NEWEST_KEPT_MS),
-                };
-                newest.unstored += u32::from(marks.insert(key, mark).is_none());
+            if sent {
+                newest.was_sent(key, held.age, now_ms, marks);
             }
             if newest.users == 0 {
                 newest.best = newest.sent;
@@ -260,7 +295,7 @@ mod tests {
         let mut stored = HashMap::new();
         let mut sent = Vec::new();
         for (seq, value) in [(0, 1), (1, 1), (2, 2), (3, 1), (4, 1)] {
-            if let Ok(held) = marks.enter(once(7, value), (1_000, seq), 60_000) {
+            if let Ok(held) = marks.enter(once(7, value), (1_000, seq), 60_000, 0, &mut stored) {
                 sent.push(seq);
                 marks.ended(&held, true, 1_000, &mut stored);
             }
@@ -273,18 +308,24 @@ mod tests {
         marks.unknown(&once(7, 1), &mut unknown);
         marks.learn(&known);
         assert_eq!(
-            marks.enter(once(7, 1), (60_999, 5), 60_000).err(),
+            marks
+                .enter(once(7, 1), (60_999, 5), 60_000, 0, &mut HashMap::new())
+                .err(),
             Some("unchanged")
         );
-        assert!(marks.enter(once(7, 1), (61_000, 6), 60_000).is_ok());
+        let later = marks.enter(once(7, 1), (61_000, 6), 60_000, 0, &mut HashMap::new());
+        assert!(later.is_ok());
     }
 
     #[test]
     fn what_was_refused_does_not_hide_the_next_of_its_kind() {
         let mut marks = Marks::default();
-        let held = marks.enter(once(7, 1), (0, 0), 60_000).unwrap();
+        let held = marks
+            .enter(once(7, 1), (0, 0), 60_000, 0, &mut HashMap::new())
+            .unwrap();
         marks.ended(&held, false, 0, &mut HashMap::new());
-        assert!(marks.enter(once(7, 1), (1, 1), 60_000).is_ok());
+        let next = marks.enter(once(7, 1), (1, 1), 60_000, 0, &mut HashMap::new());
+        assert!(next.is_ok());
     }
 
     proptest! {
@@ -308,7 +349,7 @@ mod tests {
                         marks.unknown(&keys, &mut unknown);
                         let found: Vec<Mark> = unknown.iter().filter_map(|key| journal.get(key).cloned()).collect();
                         marks.learn(&found);
-                        match marks.enter(keys, age, 0) {
+                        match marks.enter(keys, age, 0, 0, &mut books) {
                             Ok(held) => under_way.push(held),
                             Err(_) => {
                                 let newer = under_way.iter().filter(|held| held.keys == keys).map(|held| held.age)

@@ -3,7 +3,7 @@
 use super::super::batch::Limits;
 use super::super::retry::Backoff;
 use super::buckets::Window;
-use crate::blueprint::{Plan, RateOf, RequestPlan};
+use crate::blueprint::{ItemKeys, Plan, RateOf, RequestPlan};
 use crate::clock::Millis;
 use crate::registry::Tuning;
 
@@ -43,6 +43,8 @@ pub(in super::super) struct Rules {
     pub pace_ms: Millis,
     /// Only the newest event of a key is sent.
     pub newest: bool,
+    /// … but for this: an older one is sent without this field.
+    pub newest_without: Option<std::sync::Arc<str>>,
     /// The same value is not sent again within this.
     pub once_ms: Option<Millis>,
     /// How often it may be sent.
@@ -99,6 +101,22 @@ impl FlowOptions {
     }
 }
 
+impl Rules {
+    /// Those of an item's keys that count.
+    pub(super) fn keys(&self, mut keys: ItemKeys) -> ItemKeys {
+        keys.newest = keys.newest.filter(|_| self.newest);
+        keys.once = keys.once.filter(|_| self.once_ms.is_some());
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "any bits of a hash will do for a lane"
+        )]
+        {
+            keys.lane = keys.lane.or(keys.newest.map(|newest| newest as u64));
+        }
+        keys
+    }
+}
+
 fn rules_of(
     index: usize,
     request: &RequestPlan,
@@ -146,6 +164,7 @@ fn rules_of(
         lanes: index,
         pace_ms: request.pace.map_or(0, millis),
         newest: request.newest,
+        newest_without: request.newest_without.as_deref().map(Into::into),
         once_ms: request.once.as_ref().map(|once| millis(once.lasts)),
         rate,
         spill: request.spill,

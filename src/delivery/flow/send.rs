@@ -73,6 +73,12 @@ impl Flow {
                 Next::Ready(index) => line.ready.remove(index)?,
             };
             self.drop_outdated(&mut job, now_ms);
+            if job.batch.items.is_empty()
+                && let Some(search) = job.search.take()
+            {
+                job.batch.items = search.0.into_kept();
+                self.drop_outdated(&mut job, now_ms);
+            }
             if !job.batch.items.is_empty() {
                 return Some(self.send_out(job));
             }
@@ -118,9 +124,14 @@ impl Flow {
 
     /// From when on the lanes of a job let it go; none when another job has to go first.
     fn lanes_open_ms(&self, job: &Job) -> Option<Millis> {
-        if !job.split {
-            return Some(Millis::MIN);
+        if job.split {
+            self.lanes_open_of(job)
+        } else {
+            Some(Millis::MIN)
         }
+    }
+
+    fn lanes_open_of(&self, job: &Job) -> Option<Millis> {
         let mut opens_ms = Millis::MIN;
         for item in &job.batch.items {
             if let Some(key) = self.lane_of(job.batch.request, item) {
@@ -164,7 +175,10 @@ impl Flow {
         }
         let mut kept = Vec::with_capacity(job.batch.items.len());
         let mut gone = Vec::new();
-        for item in std::mem::take(&mut job.batch.items) {
+        for mut item in std::mem::take(&mut job.batch.items) {
+            if self.lose_field(&mut item) {
+                job.wire = None;
+            }
             match self.outdated(&item, now_ms) {
                 Some(reason) => gone.push((item, reason)),
                 None => kept.push(item),
@@ -175,11 +189,28 @@ impl Flow {
             return;
         }
         job.wire = None;
-        let items: Vec<_> = gone.iter().map(|(item, _)| item.lane).collect();
-        self.leave_lanes(&job.batch, &items);
+        let lanes: Vec<_> = gone.iter().map(|(item, _)| item.lane).collect();
+        self.leave_lanes(job, &lanes);
         for (item, reason) in gone {
             self.end_item(item, Ended::As(Fate::Skipped(reason.to_owned())), now_ms);
         }
+    }
+
+    /// An item that is not the newest any more goes on without the field that is about the newest.
+    fn lose_field(&mut self, item: &mut super::Item) -> bool {
+        let rules = self.options.requests.get(item.part);
+        let Some(field) = rules.and_then(|rules| rules.newest_without.clone()) else {
+            return false;
+        };
+        let Some(held) = item.held.as_deref_mut() else {
+            return false;
+        };
+        if !self.marks.superseded(held) {
+            return false;
+        }
+        self.marks.without_newest(held);
+        super::strip(&mut item.json, &field);
+        true
     }
 
     fn outdated(&self, item: &super::Item, now_ms: Millis) -> Option<&'static str> {
@@ -195,12 +226,12 @@ impl Flow {
         (age_ms > stale_after_ms).then_some("stale")
     }
 
-    /// A batch has no items any more of these lanes, unless it still has others of them.
-    pub(super) fn leave_lanes(&mut self, batch: &Batch, gone: &[Option<u64>]) {
+    /// A job has no items any more of these lanes, unless it still has others of them.
+    pub(super) fn leave_lanes(&mut self, job: &Job, gone: &[Option<u64>]) {
         let Some(space) = self
             .options
             .requests
-            .get(batch.request)
+            .get(job.batch.request)
             .map(|rules| rules.lanes)
         else {
             return;
@@ -209,9 +240,9 @@ impl Flow {
             return;
         }
         let kept: hashbrown::HashSet<u64> =
-            batch.items.iter().filter_map(|item| item.lane).collect();
+            job.all_items().filter_map(|item| item.lane).collect();
         for lane in gone.iter().flatten().filter(|lane| !kept.contains(*lane)) {
-            self.lanes.release((space, *lane), batch.id);
+            self.lanes.release((space, *lane), job.batch.id);
         }
     }
 
@@ -236,7 +267,11 @@ impl Flow {
     fn spills(&mut self, request: usize, now_ms: Millis) -> Option<usize> {
         let carrier = self.options.requests.get(request)?.spill?;
         let line = self.lines.get_mut(request)?;
-        let items = line.ready.front()?.items();
+        let first = line.ready.front()?;
+        if first.search.is_some() || first.split {
+            return None;
+        }
+        let items = first.items();
         (!line.bucket.admits(now_ms, items)).then_some(carrier)
     }
 
@@ -254,15 +289,20 @@ impl Flow {
             self.lanes.hold_before(key, id, job.batch.id);
         }
         let (lane, batch) = (item.lane, Batch::of(id, carrier, vec![item], &job.batch));
-        self.leave_lanes(&job.batch, &[lane]);
+        self.leave_lanes(&job, &[lane]);
         if !job.batch.items.is_empty() {
-            job.split |= lane.is_some();
+            job.split |= self.shares_lanes(&job);
             if let Some(line) = self.lines.get_mut(request) {
                 line.ready.push_front(job);
             }
         }
         let trigger = self.trigger(&batch);
         Some(Job::new(batch, trigger))
+    }
+
+    /// Must another job go before this one, for a lane they share?
+    fn shares_lanes(&self, job: &Job) -> bool {
+        self.lanes_open_of(job).is_none()
     }
 
     /// When there may be something to send again, nothing else happening.

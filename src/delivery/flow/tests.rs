@@ -25,6 +25,7 @@ fn rules(index: usize) -> Rules {
         lanes: index,
         pace_ms: 0,
         newest: false,
+        newest_without: None,
         once_ms: None,
         rate: Vec::new(),
         spill: None,

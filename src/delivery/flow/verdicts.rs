@@ -1,7 +1,8 @@
 //! What became of a job, and what follows for its events. Pure.
 
 use super::slots::{Ended, Fate};
-use super::{Batch, Flow, Heard, HeardVerdict, Job, Origin};
+use super::super::bisect::{self, Found};
+use super::{Flow, Heard, HeardVerdict, Item, Job, Origin, Refusal};
 use crate::blueprint::Verdict;
 use crate::clock::Millis;
 use crate::vendor::replies::ItemVerdict;
@@ -15,13 +16,6 @@ const ROUNDS_MAX: u32 = 3;
 /// The reason of events whose subject the vendor does not know yet; with the number of times they were set apart.
 const MISSING: &str = "missing";
 
-/// Why a job is given up.
-struct GivenUp<'a> {
-    reason: &'a str,
-    status: Option<u16>,
-    answer: &'a str,
-}
-
 impl Flow {
     /// Takes a job back with what came of it. `chance` in 0..1 spreads the next attempt.
     pub(in super::super) fn heard(
@@ -33,23 +27,25 @@ impl Flow {
     ) {
         self.came_back(&job, &heard, now_ms);
         let gate = self.gate_of(&job);
-        let given_up = GivenUp {
+        let refusal = || Refusal {
             reason: "rejected",
             status: heard.status,
-            answer: &heard.answer,
+            answer: cap(&heard.answer, ANSWER_BYTES_MAX),
         };
         match heard.verdict {
             HeardVerdict::All(Verdict::Delivered) => {
                 self.works(gate);
-                self.end_all(job.batch, now_ms, |_| Ended::As(Fate::Delivered));
+                self.delivered(job, now_ms);
             }
             HeardVerdict::All(Verdict::Reject) => {
                 self.works(gate);
-                self.give_up(job.batch, &given_up, now_ms);
+                let refusal = refusal();
+                self.end_sent(&mut job, now_ms, |_| given_up(&refusal));
+                self.go_on(job);
             }
             HeardVerdict::All(Verdict::Bisect) => {
                 self.works(gate);
-                self.bisect(job, &given_up, now_ms);
+                self.bisect(job, refusal(), now_ms);
             }
             HeardVerdict::All(Verdict::Retry { after }) => {
                 let backoff = self.options.backoff;
@@ -60,7 +56,7 @@ impl Flow {
                 }
                 job.failures = job.failures.saturating_add(1);
                 let own_ms = backoff.wait_ms(job.failures, after, chance);
-                self.retry(job, own_ms, &given_up, now_ms);
+                self.retry(job, own_ms, refusal(), now_ms);
             }
             HeardVerdict::All(Verdict::Pause { reason }) => {
                 let detail = heard.note.unwrap_or(heard.answer);
@@ -68,7 +64,7 @@ impl Flow {
             }
             HeardVerdict::Each(verdicts) => {
                 self.works(gate);
-                self.each(job, verdicts, &given_up, chance, now_ms);
+                self.each(job, verdicts, &refusal(), chance, now_ms);
             }
         }
     }
@@ -85,12 +81,12 @@ impl Flow {
             door.in_flight = door.in_flight.saturating_sub(1);
         }
         self.works(gate);
-        let given_up = GivenUp {
+        let refusal = Refusal {
             reason: "unmakeable",
             status: None,
-            answer: why,
+            answer: cap(why, ANSWER_BYTES_MAX),
         };
-        self.bisect(job, &given_up, now_ms);
+        self.bisect(job, refusal, now_ms);
     }
 
     fn gate_of(&self, job: &Job) -> usize {
@@ -150,7 +146,7 @@ impl Flow {
             .unwrap_or(0)
     }
 
-    fn retry(&mut self, mut job: Job, wait_ms: Millis, given_up: &GivenUp<'_>, now_ms: Millis) {
+    fn retry(&mut self, mut job: Job, wait_ms: Millis, refusal: Refusal, now_ms: Millis) {
         let retry_for_ms = self
             .options
             .requests
@@ -158,11 +154,12 @@ impl Flow {
             .map_or(0, |rules| rules.retry_for_ms);
         let first_ms = *job.first_failed_ms.get_or_insert(now_ms);
         if now_ms - first_ms >= retry_for_ms {
-            let given_up = GivenUp {
+            let refusal = Refusal {
                 reason: "retries_exhausted",
-                ..*given_up
+                ..refusal
             };
-            return self.give_up(job.batch, &given_up, now_ms);
+            self.end_sent(&mut job, now_ms, |_| given_up(&refusal));
+            return self.go_on(job);
         }
         let wait_ms = wait_ms.max(self.pace_ms(&job));
         let key = (now_ms.saturating_add(wait_ms), job.batch.id);
@@ -192,45 +189,55 @@ impl Flow {
         }
     }
 
-    /// Halves a refused job; an item alone is given up.
-    fn bisect(&mut self, job: Job, given_up: &GivenUp<'_>, now_ms: Millis) {
-        if job.batch.items.len() <= 1 {
-            return self.give_up(job.batch, given_up, now_ms);
-        }
-        let (request, trigger) = (job.batch.request, job.trigger);
-        let (left, right) = job.batch.halves(self.batcher.new_id());
-        let laned = left
-            .items
-            .iter()
-            .chain(&right.items)
-            .any(|item| item.lane.is_some());
-        if laned {
-            self.share_lanes(&left, &right);
-        }
-        for batch in [right, left] {
-            let mut half = Job::new(batch, trigger);
-            half.split = laned;
-            if let Some(line) = self.lines.get_mut(request) {
-                line.ready.push_front(half);
-            }
+    /// What was sent was taken.
+    fn delivered(&mut self, mut job: Job, now_ms: Millis) {
+        self.end_sent(&mut job, now_ms, |_| Ended::As(Fate::Delivered));
+        if let Some(search) = job.search.take() {
+            let (search, refusal) = *search;
+            self.search_on(job, bisect::taken(search), refusal, now_ms);
         }
     }
 
-    /// Lanes with items in both halves belong to the left one first, then to the right one.
-    fn share_lanes(&mut self, left: &Batch, right: &Batch) {
-        let lanes = |batch: &Batch| -> Vec<_> {
-            let items = batch.items.iter();
-            items
-                .filter_map(|item| self.lane_of(batch.request, item))
-                .collect()
-        };
-        let (left_lanes, right_lanes) = (lanes(left), lanes(right));
-        let both: hashbrown::HashSet<_> = left_lanes.into_iter().collect();
-        for key in right_lanes {
-            self.lanes.hold_after(key, right.id, left.id);
-            if !both.contains(&key) {
-                self.lanes.release(key, left.id);
-            }
+    /// What was sent was refused, nobody knows for which item.
+    fn bisect(&mut self, mut job: Job, refusal: Refusal, now_ms: Millis) {
+        let sent = std::mem::take(&mut job.batch.items);
+        let search = job.search.take().map(|search| search.0);
+        self.search_on(job, bisect::refused(sent, search), refusal, now_ms);
+    }
+
+    /// Goes on with what is left of a refused job.
+    fn search_on(&mut self, mut job: Job, found: Found<Item>, refusal: Refusal, now_ms: Millis) {
+        job.batch.items = found.next;
+        job.search = found
+            .search
+            .map(|search| Box::new((search, refusal.clone())));
+        if let Some(culprit) = found.culprit {
+            self.leave_lanes(&job, &[culprit.lane]);
+            self.end_item(culprit, given_up(&refusal), now_ms);
+        }
+        self.again(job);
+    }
+
+    /// Nothing of what was sent is left; what was kept back meanwhile goes out.
+    fn go_on(&mut self, mut job: Job) {
+        if let Some(search) = job.search.take() {
+            job.batch.items = search.0.into_kept();
+            self.again(job);
+        }
+    }
+
+    /// Sends a job's items at once, as a new request.
+    fn again(&mut self, mut job: Job) {
+        if job.batch.items.is_empty() {
+            return;
+        }
+        job.wire = None;
+        job.combined = None;
+        job.failures = 0;
+        job.first_failed_ms = None;
+        job.split |= self.pace_ms(&job) > 0;
+        if let Some(line) = self.lines.get_mut(job.batch.request) {
+            line.ready.push_front(job);
         }
     }
 
@@ -239,7 +246,7 @@ impl Flow {
         &mut self,
         mut job: Job,
         verdicts: Vec<ItemVerdict>,
-        given_up: &GivenUp<'_>,
+        refusal: &Refusal,
         chance: f64,
         now_ms: Millis,
     ) {
@@ -257,28 +264,25 @@ impl Flow {
                 ItemVerdict::Dead { reason, detail } => Ended::As(Fate::Dead {
                     reason: reason.to_owned(),
                     detail,
-                    status: given_up.status,
-                    answer: cap(given_up.answer, ANSWER_BYTES_MAX),
+                    status: refusal.status,
+                    answer: refusal.answer.clone(),
                 }),
             };
             gone.push(item.lane);
             self.end_item(item, ended, now_ms);
         }
-        self.leave_lanes(&job.batch, &gone);
+        self.leave_lanes(&job, &gone);
         if job.batch.items.is_empty() {
-            return;
+            return self.go_on(job);
         }
-        job.wire = None;
         job.rounds += 1;
         if job.rounds > ROUNDS_MAX {
+            job.wire = None;
             job.failures = job.failures.saturating_add(1);
             let wait_ms = self.options.backoff.wait_ms(job.failures, None, chance);
-            return self.retry(job, wait_ms, given_up, now_ms);
+            return self.retry(job, wait_ms, refusal.clone(), now_ms);
         }
-        job.split = true;
-        if let Some(line) = self.lines.get_mut(job.batch.request) {
-            line.ready.push_front(job);
-        }
+        self.again(job);
     }
 
     /// The vendor does not know whom the item is about: it may later.
@@ -300,40 +304,39 @@ impl Flow {
         }
     }
 
-    fn give_up(&mut self, batch: Batch, given_up: &GivenUp<'_>, now_ms: Millis) {
-        let answer = cap(given_up.answer, ANSWER_BYTES_MAX);
-        let said = cap(given_up.answer, 300);
-        let detail = match given_up.status {
-            Some(status) => format!("the vendor answered {status}: {said}"),
-            None => said,
-        };
-        self.end_all(batch, now_ms, |_| {
-            Ended::As(Fate::Dead {
-                reason: given_up.reason.to_owned(),
-                detail: detail.clone(),
-                status: given_up.status,
-                answer: answer.clone(),
-            })
-        });
-    }
-
-    /// All items of a batch end.
-    pub(super) fn end_all(
-        &mut self,
-        mut batch: Batch,
-        now_ms: Millis,
-        how: impl Fn(&super::Item) -> Ended,
-    ) {
-        let items = std::mem::take(&mut batch.items);
+    /// All items a job sent end; those kept back stay.
+    fn end_sent(&mut self, job: &mut Job, now_ms: Millis, how: impl Fn(&Item) -> Ended) {
+        let items = std::mem::take(&mut job.batch.items);
         if items.iter().any(|item| item.lane.is_some()) {
             let lanes: Vec<_> = items.iter().map(|item| item.lane).collect();
-            self.leave_lanes(&batch, &lanes);
+            self.leave_lanes(job, &lanes);
         }
         for item in items {
             let ended = how(&item);
             self.end_item(item, ended, now_ms);
         }
     }
+
+    /// All items of a job end.
+    pub(super) fn end_all(&mut self, mut job: Job, now_ms: Millis, how: impl Fn(&Item) -> Ended) {
+        if let Some(search) = job.search.take() {
+            job.batch.items.extend(search.0.into_kept());
+        }
+        self.end_sent(&mut job, now_ms, how);
+    }
+}
+
+fn given_up(refusal: &Refusal) -> Ended {
+    let said = cap(&refusal.answer, 300);
+    Ended::As(Fate::Dead {
+        reason: refusal.reason.to_owned(),
+        detail: match refusal.status {
+            Some(status) => format!("the vendor answered {status}: {said}"),
+            None => said,
+        },
+        status: refusal.status,
+        answer: refusal.answer.clone(),
+    })
 }
 
 fn cap(text: &str, bytes_max: usize) -> String {
