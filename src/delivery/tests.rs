@@ -23,6 +23,8 @@ use crate::registry::{Integration, Pause, Tuning};
 use crate::vendor::http::{Answer, SendError, SendErrorKind};
 use crate::vendor::refresh::Refresh;
 
+pub(super) mod requests;
+
 const BLUEPRINT: &str = r#"
 blueprint: acme/default
 title: Acme
@@ -115,6 +117,7 @@ struct Bench {
     refresh: Refresh,
     status: Arc<Mutex<Status>>,
     rates: super::worker::Rates,
+    posted: std::sync::atomic::AtomicU64,
 }
 
 fn ids(keys: &[&str]) -> Arc<Tables> {
@@ -145,6 +148,7 @@ impl Bench {
             refresh: Refresh::fixed(receiver),
             status: Arc::default(),
             rates: Default::default(),
+            posted: Default::default(),
         }
     }
 

@@ -322,6 +322,26 @@ fn an_unknown_key_waits_whole_and_then_dies_with_the_hint() {
 }
 
 #[test]
+fn mapped_with_tables_that_changed_since_it_is_looked_at_again_at_once() {
+    let mut flow = Flow::new(options());
+    // Changed while it was being mapped; and changed while it waited to be settled.
+    let generation = flow.tables_changed(500);
+    flow.absorb(arrivals(vec![arrival(0, vec![held(900)])]), 1_000);
+    let mut mapped = arrivals(vec![arrival(1, vec![held(900)])]);
+    mapped.generation = generation;
+    flow.absorb(mapped, 1_000);
+    let due = |settled: Settled| -> Vec<Millis> {
+        settled.settle.park.iter().map(|parked| parked.due_ms).collect()
+    };
+    assert_eq!(due(flow.take_settle().unwrap()), [1_000, 31_000]);
+    let mut mapped = arrivals(vec![arrival(2, vec![held(900)])]);
+    mapped.generation = generation;
+    flow.absorb(mapped, 1_000);
+    flow.tables_changed(2_000);
+    assert_eq!(due(flow.take_settle().unwrap()), [2_000]);
+}
+
+#[test]
 fn neither_kind_of_events_takes_the_others_room() {
     let mut flow = Flow::new(options());
     let fresh = (0..200)
