@@ -22,7 +22,7 @@ use crate::journal::store::sqlite::SqliteStore;
 use crate::journal::{self, Journal};
 use crate::logbook::{self, Logbook};
 use crate::net::{self, ServeOptions};
-use crate::registry::checks::Checks;
+use crate::registry::checks::{Checks, flags_of};
 use crate::registry::picture::Issued;
 use crate::registry::random::Random;
 use crate::registry::seal::KeyRing;
@@ -101,11 +101,12 @@ impl App {
         )?;
         let random = Random::system();
         let ring = KeyRing::load(data_dir, settings.encryption_keys.as_ref(), &random)?;
+        let datafiles = crate::datafile::Shared::default();
         let checks = Checks {
             urls: guard,
             documents: Arc::new(client.clone()),
             vendors: Arc::new(client.clone()),
-            flags: Arc::new(Vec::new),
+            flags: flags_of(datafiles.clone()),
             feeds: Arc::new(journal.clone()),
             vendor: vendor::by_name,
             builtin: blueprint::builtin(),
@@ -120,7 +121,6 @@ impl App {
 
         let delivery_runtime = DeliveryRuntime::start()?;
         let delivery_context = delivery_runtime.enter();
-        let datafiles = crate::datafile::Shared::default();
         let segments = vendor::odp::segments::Lookup::new(Arc::new(client.clone()), clock.clone());
         let delivery = Delivery::start(
             journal.clone(),

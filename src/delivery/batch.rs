@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::flow::Held;
 use crate::blueprint::Tables;
 use crate::clock::Millis;
 
@@ -36,13 +37,21 @@ pub(super) struct Envelope {
 pub(super) struct Item {
     /// Where the event is kept while it is under way.
     pub slot: usize,
+    /// The request the blueprint made it for (another one may carry it).
+    pub part: usize,
     /// JSON bytes.
     pub json: Vec<u8>,
+    /// Items of one lane keep their order.
+    pub lane: Option<u64>,
+    /// What it holds of the marks.
+    pub held: Option<Box<Held>>,
 }
 
 /// Items that go out together.
 #[derive(Debug)]
 pub(super) struct Batch {
+    /// Tells it from all other batches of the pipeline.
+    pub id: u64,
     /// Index of the request in the plan.
     pub request: usize,
     /// The items, in the order they came.
@@ -59,6 +68,7 @@ pub(super) struct Batch {
 pub(super) struct Batcher {
     limits: Vec<Limits>,
     open: HashMap<(usize, u64), Batch>,
+    ids: u64,
 }
 
 impl Batcher {
@@ -67,7 +77,40 @@ impl Batcher {
         Self {
             limits,
             open: HashMap::new(),
+            ids: 0,
         }
+    }
+
+    /// A number no batch has.
+    pub(super) fn new_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    /// The open batch an item would join, if there is one with room for it.
+    pub(super) fn would_join(
+        &self,
+        request: usize,
+        group: u64,
+        json: usize,
+        envelope: &Envelope,
+    ) -> Option<u64> {
+        let limits = self.limits.get(request)?;
+        self.open
+            .get(&(request, group))
+            .filter(|open| open.takes(limits, json, envelope))
+            .map(|open| open.id)
+    }
+
+    /// Takes out the open batches of a request, oldest first.
+    pub(super) fn take(&mut self, request: usize) -> Vec<Batch> {
+        let mut taken: Vec<Batch> = self
+            .open
+            .extract_if(|(of, _), _| *of == request)
+            .map(|(_, batch)| batch)
+            .collect();
+        taken.sort_by_key(|batch| (batch.since_ms, batch.id));
+        taken
     }
 
     /// Would the item exceed the limit even alone?
@@ -77,7 +120,7 @@ impl Batcher {
             .is_some_and(|limits| envelope.bytes.saturating_add(json) > limits.bytes_max)
     }
 
-    /// Adds an item; batches that are thereby complete go to `cut`.
+    /// Adds an item; batches that are thereby complete go to `cut`. Returns the batch it went into.
     pub(super) fn add(
         &mut self,
         request: usize,
@@ -86,18 +129,23 @@ impl Batcher {
         envelope: &Envelope,
         now_ms: Millis,
         cut: &mut Vec<Batch>,
-    ) {
+    ) -> u64 {
         let Some(limits) = self.limits.get(request).copied() else {
-            return;
+            return 0;
         };
         let key = (request, group);
         let size = item.json.len() + 1; // and a comma
         if let Some(open) = self.open.get(&key)
-            && (open.envelope.key != envelope.key || open.bytes + size - 1 > limits.bytes_max)
+            && !open.takes(&limits, item.json.len(), envelope)
         {
             cut.extend(self.open.remove(&key));
         }
+        let ids = &mut self.ids;
         let batch = self.open.entry(key).or_insert_with(|| Batch {
+            id: {
+                *ids += 1;
+                *ids
+            },
             request,
             items: Vec::new(),
             envelope: envelope.clone(),
@@ -107,8 +155,11 @@ impl Batcher {
         batch.items.push(item);
         batch.bytes += size;
         if batch.items.len() >= limits.items_max.max(1) || batch.bytes >= limits.bytes_max {
+            let id = batch.id;
             cut.extend(self.open.remove(&key));
+            return id;
         }
+        batch.id
     }
 
     /// Cuts every batch whose first item has waited long enough, oldest first.
@@ -146,15 +197,20 @@ fn due_at(limits: &[Limits], request: usize, batch: &Batch) -> Millis {
 }
 
 impl Batch {
-    /// Halves it; both halves keep order and envelope. The second is empty when there was one item.
-    pub(super) fn halves(mut self) -> (Self, Self) {
-        let right = super::bisect::split(&mut self.items);
-        let right = Self {
-            items: right,
-            envelope: self.envelope.clone(),
-            ..self
-        };
-        (self, right)
+    /// A batch of items taken out of another.
+    pub(super) fn of(id: u64, request: usize, items: Vec<Item>, like: &Self) -> Self {
+        Self {
+            id,
+            request,
+            items,
+            envelope: like.envelope.clone(),
+            since_ms: like.since_ms,
+            bytes: 0,
+        }
+    }
+
+    fn takes(&self, limits: &Limits, json: usize, envelope: &Envelope) -> bool {
+        self.envelope.key == envelope.key && self.bytes + json <= limits.bytes_max
     }
 }
 
@@ -169,6 +225,16 @@ pub(super) mod tests {
             key,
             bytes,
             tables: Arc::default(),
+        }
+    }
+
+    fn plain(slot: usize, json: Vec<u8>) -> Item {
+        Item {
+            slot,
+            part: 0,
+            json,
+            lane: None,
+            held: None,
         }
     }
 
@@ -195,7 +261,7 @@ pub(super) mod tests {
             for (slot, (request, group, key, size, pause)) in items.iter().enumerate() {
                 now += pause;
                 batcher.cut_due(now, &mut cut);
-                let item = Item { slot, json: vec![b'x'; *size] };
+                let item = plain(slot, vec![b'x'; *size]);
                 // The group is written into the item's first bytes to be seen in the batch.
                 let mut item = item;
                 item.json[0] = u8::try_from(*group).unwrap();
@@ -230,10 +296,7 @@ pub(super) mod tests {
         let mut batcher = Batcher::new(vec![limits]);
         let mut cut = Vec::new();
         for now in [0, 60] {
-            let item = Item {
-                slot: 0,
-                json: vec![b'1'],
-            };
+            let item = plain(0, vec![b'1']);
             batcher.add(0, 0, item, &envelope(0, 0), now, &mut cut);
         }
         assert_eq!(batcher.next_due_ms(), Some(100));

@@ -3,48 +3,55 @@
 //! Mapped events come in ([`Flow::absorb`]), jobs go out ([`Flow::next_job`]), what was heard of each job comes back
 //! ([`Flow::heard`]), and settled events are collected for the journal ([`Flow::take_settle`]). Every event taken in
 //! leaves by exactly one settle entry: delivered, skipped, dead, or parked.
+//!
+//! Each request of the plan has a line of its own: its gate (or one it shares), its rate, its jobs. The rooms:
+//! `slots` (events without outcome), `books` (outcomes), `lanes` (order), `buckets` (rates), `marks` (what was sent
+//! last), `send` (what goes out next), `verdicts` (what became of it), `apart` (what must not wait in memory).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::batch::{Batch, Batcher, Envelope, Item, Limits};
-use super::gate::{Gate, Paused};
-use super::retry::Backoff;
-use crate::blueprint::{Mapping, Part, PartResult, Request, Verdict};
+use super::batch::{Batch, Batcher, Envelope, Item};
+use super::bisect::Search;
+use super::gate::Gate;
+use crate::blueprint::{ItemKeys, Mapping, Part, PartResult, Request, Verdict};
 use crate::clock::Millis;
-use crate::journal::{DeadLetter, Outcome, Parked, Seq, Settle, Tally};
+use crate::journal::{Mark, Outcome, Seq};
+use crate::vendor::replies::{ItemVerdict, Room};
+
+mod apart;
+mod books;
+mod buckets;
+mod lanes;
+mod marks;
+mod options;
+mod send;
+mod slots;
+mod verdicts;
+
+pub(super) use apart::RequestState;
+pub(super) use books::Settled;
+pub(super) use buckets::Bucket;
+#[cfg(test)]
+pub(super) use buckets::Window;
+pub(super) use marks::Held;
+pub(super) use options::FlowOptions;
+#[cfg(test)]
+pub(super) use options::Rules;
+pub(super) use slots::paused_reasons;
+
+use books::{Apart, Books};
+use lanes::{Lanes, Waiting};
+use marks::Marks;
+use slots::{Ended, Fate, Slot, Slots, bit, dead};
 
 /// A held event is looked at again at least this often.
 const RECHECK_MS: Millis = 30_000;
 
-/// Of a vendor's answer this much is kept with a dead letter.
-const ANSWER_BYTES_MAX: usize = 4 << 10;
-
 /// Room an event takes besides its bytes.
 const SLOT_BYTES: usize = 256;
-
-/// How a flow behaves.
-#[derive(Debug, Clone)]
-pub(super) struct FlowOptions {
-    /// The feed's name.
-    pub feed: String,
-    /// By request of the plan.
-    pub limits: Vec<Limits>,
-    /// Jobs under way at once.
-    pub in_flight_max: usize,
-    /// Waits between attempts.
-    pub backoff: Backoff,
-    /// A job that has failed for this long is given up.
-    pub retry_for_ms: Millis,
-    /// Overrides how long a held event waits.
-    pub hold_ms: Option<Millis>,
-    /// Events in memory at once.
-    pub window_events: usize,
-    /// Their bytes.
-    pub window_bytes: usize,
-}
 
 /// Where an event came from.
 #[derive(Debug, Clone)]
@@ -59,6 +66,10 @@ pub(super) enum Origin {
         attempts: u32,
         /// The replay it belongs to.
         replay: Option<String>,
+        /// Why it waited.
+        reason: String,
+        /// Requests that need not be made again, by bit.
+        parts_done: u64,
     },
 }
 
@@ -68,6 +79,8 @@ pub(super) struct Arrival {
     pub seq: Seq,
     /// When it was accepted.
     pub at_ms: Millis,
+    /// Its own time.
+    pub ts_ms: Millis,
     pub record: Bytes,
     pub origin: Origin,
     /// What it became, or why it cannot be read.
@@ -79,6 +92,8 @@ pub(super) struct Arrival {
 pub(super) struct Arrivals {
     /// By request of the plan.
     pub envelopes: Vec<Envelope>,
+    /// Which of the tables' states they were mapped with, see [`Flow::tables_changed`].
+    pub generation: u64,
     pub events: Vec<Arrival>,
 }
 
@@ -89,64 +104,69 @@ pub(super) struct Job {
     /// Failed attempts so far.
     pub failures: u32,
     first_failed_ms: Option<Millis>,
-    not_before_ms: Millis,
     /// Made once: every attempt sends the same bytes.
     pub wire: Option<Request>,
+    /// With `combine`: which items each object sent stands for.
+    pub combined: Option<Vec<Vec<usize>>>,
     /// `batch`, `replay`, `hold` or `probe`.
     pub trigger: &'static str,
+    /// A part of a batch that was refused: what is kept back meanwhile, and why it was refused.
+    search: Option<Box<(Search<Item>, Refusal)>>,
+    /// Its lanes were in use a moment ago, or belong to another job first.
+    split: bool,
+    /// How often items of it were sent again at once.
+    rounds: u32,
+}
+
+/// Why items are given up.
+#[derive(Debug, Clone)]
+struct Refusal {
+    reason: &'static str,
+    status: Option<u16>,
+    answer: String,
 }
 
 /// What came of a job.
 #[derive(Debug)]
 pub(super) struct Heard {
-    pub verdict: Verdict,
+    pub verdict: HeardVerdict,
     pub status: Option<u16>,
     /// The answer, or the failure in words.
     pub answer: String,
+    /// What a reader of replies has to say, for people.
+    pub note: Option<String>,
+    /// What the vendor says is left of its rate limit.
+    pub room: Option<Room>,
 }
 
-/// How the parts of an event ended so far; the worst word wins, then the best.
+/// What becomes of the items.
 #[derive(Debug)]
-enum Fate {
-    Skipped(String),
-    Delivered,
-    Dead {
-        reason: String,
-        detail: String,
-        status: Option<u16>,
-        answer: String,
-    },
+pub(super) enum HeardVerdict {
+    /// The same of all.
+    All(Verdict),
+    /// Of each its own; as many as the job has items.
+    Each(Vec<ItemVerdict>),
 }
 
+/// A request's jobs and what it may do.
 #[derive(Debug)]
-struct Slot {
-    seq: Seq,
-    at_ms: Millis,
-    record: Bytes,
-    origin: Origin,
-    open: usize,
-    attempts: u32,
-    bytes: usize,
-    fate: Option<Fate>,
+struct Line {
+    ready: VecDeque<Job>,
+    /// By when they may go.
+    retries: BTreeMap<(Millis, u64), Job>,
+    bucket: Bucket,
+    in_flight: usize,
+    /// Items in memory that are its own.
+    items: usize,
+    /// Its events are set apart until it works again.
+    apart: bool,
 }
 
-/// Settled and not yet told to the journal.
-#[derive(Debug, Default)]
-struct Books {
-    done: Vec<Range<Seq>>,
-    unpark: Vec<Seq>,
-    tallies: BTreeMap<(Outcome, String), u64>,
-    dead: Vec<DeadLetter>,
-    park: Vec<Parked>,
-    delivered_at: Vec<(Millis, usize)>,
-}
-
-/// A settle, and what metrics want to know of it.
+/// A gate, and the requests under way through it.
 #[derive(Debug)]
-pub(super) struct Settled {
-    pub settle: Settle,
-    /// (accepted at, how many) of those delivered.
-    pub delivered_at: Vec<(Millis, usize)>,
+struct Door {
+    gate: Gate,
+    in_flight: usize,
 }
 
 /// The heart of a pipeline.
@@ -154,34 +174,52 @@ pub(super) struct Settled {
 pub(super) struct Flow {
     options: FlowOptions,
     batcher: Batcher,
-    gate: Gate,
-    slots: Vec<Option<Slot>>,
-    free: Vec<usize>,
-    ready: VecDeque<Job>,
-    retries: Vec<Job>,
+    lines: Vec<Line>,
+    doors: Vec<Door>,
+    lanes: Lanes,
+    marks: Marks,
+    slots: Slots,
     books: Books,
+    /// The line that is asked first for the next job.
+    turn: usize,
     in_flight: usize,
-    fresh: usize,
-    parked: usize,
-    bytes: usize,
     missing_rows: bool,
+    generation: u64,
+    woken: Vec<String>,
 }
 
 impl Flow {
     pub(super) fn new(options: FlowOptions) -> Self {
-        Self {
-            batcher: Batcher::new(options.limits.clone()),
-            gate: Gate::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
+        let limits = options.requests.iter().map(|rules| rules.limits).collect();
+        let line = |windows| Line {
             ready: VecDeque::new(),
-            retries: Vec::new(),
-            books: Books::default(),
+            retries: BTreeMap::new(),
+            bucket: Bucket::new(windows),
             in_flight: 0,
-            fresh: 0,
-            parked: 0,
-            bytes: 0,
+            items: 0,
+            apart: false,
+        };
+        let door = || Door {
+            gate: Gate::new(),
+            in_flight: 0,
+        };
+        Self {
+            batcher: Batcher::new(limits),
+            lines: options
+                .requests
+                .iter()
+                .map(|rules| line(&rules.rate))
+                .collect(),
+            doors: options.requests.iter().map(|_| door()).collect(),
+            lanes: Lanes::default(),
+            marks: Marks::default(),
+            slots: Slots::default(),
+            books: Books::default(),
+            turn: 0,
+            in_flight: 0,
             missing_rows: false,
+            generation: 0,
+            woken: Vec::new(),
             options,
         }
     }
@@ -189,27 +227,64 @@ impl Flow {
     /// Is there room for more from the log? A quarter of the window is kept for events set apart, so that neither
     /// kind starves the other.
     pub(super) fn wants_fresh(&self) -> bool {
-        self.fresh < self.options.window_events * 3 / 4 && self.has_bytes()
+        self.slots.fresh < self.options.window_events * 3 / 4 && self.has_bytes()
     }
 
     /// How many events set apart there is room for.
     pub(super) fn wants_parked(&self) -> usize {
         if self.has_bytes() {
-            (self.options.window_events / 4).saturating_sub(self.parked)
+            (self.options.window_events / 4).saturating_sub(self.slots.parked)
         } else {
             0
         }
     }
 
     fn has_bytes(&self) -> bool {
-        self.bytes < self.options.window_bytes
+        self.slots.bytes < self.options.window_bytes
+    }
+
+    /// Keys the journal must be asked for ([`Flow::learn`]) before these events are taken in.
+    pub(super) fn unknown_marks(&self, arrivals: &Arrivals) -> Vec<u128> {
+        let mut unknown = Vec::new();
+        for arrival in &arrivals.events {
+            if let Ok(Mapping::Parts(parts)) = &arrival.mapped {
+                for part in parts {
+                    if let PartResult::Item { keys, .. } = &part.result
+                        && let Some(rules) = self.options.requests.get(part.request)
+                    {
+                        self.marks.unknown(&rules.keys(*keys), &mut unknown);
+                    }
+                }
+            }
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown
+    }
+
+    /// What the journal said. Nothing else may have been asked for meanwhile.
+    pub(super) fn learn(&mut self, marks: &[Mark]) {
+        self.marks.learn(marks);
+    }
+
+    /// Frees memory; only while the journal is not being asked.
+    pub(super) fn forget_marks(&mut self) {
+        if self.marks.too_many() {
+            self.marks.forget();
+        }
+    }
+
+    /// The marks of a settle are in the journal.
+    pub(super) fn marks_stored(&mut self, marks: &[Mark]) {
+        self.marks.stored(marks);
     }
 
     /// Takes mapped events in.
     pub(super) fn absorb(&mut self, arrivals: Arrivals, now_ms: Millis) {
         let mut cut = Vec::new();
+        let outdated = arrivals.generation != self.generation;
         for arrival in arrivals.events {
-            self.admit(arrival, &arrivals.envelopes, now_ms, &mut cut);
+            self.admit(arrival, &arrivals.envelopes, outdated, now_ms, &mut cut);
         }
         self.enqueue(cut);
     }
@@ -218,38 +293,48 @@ impl Flow {
         &mut self,
         arrival: Arrival,
         envelopes: &[Envelope],
+        outdated: bool,
         now_ms: Millis,
         cut: &mut Vec<Batch>,
     ) {
-        let Arrival {
-            seq,
-            at_ms,
-            record,
-            origin,
-            mapped,
-        } = arrival;
+        let (attempts, parts_done) = match &arrival.origin {
+            Origin::Fresh => (0, 0),
+            Origin::Parked {
+                attempts,
+                parts_done,
+                ..
+            } => (*attempts, *parts_done),
+        };
         let slot = Slot {
-            seq,
-            at_ms,
-            record,
-            attempts: match &origin {
-                Origin::Fresh => 0,
-                Origin::Parked { attempts, .. } => *attempts,
-            },
-            origin,
+            seq: arrival.seq,
+            at_ms: arrival.at_ms,
+            ts_ms: arrival.ts_ms,
+            record: arrival.record,
+            attempts,
+            origin: arrival.origin,
             open: 0,
             bytes: 0,
-            fate: None,
+            fate: (parts_done != 0).then_some(Fate::Delivered),
+            delivered: parts_done,
+            undone: 0,
+            apart: None,
         };
-        let parts = match mapped {
+        let mut parts = match arrival.mapped {
             Err(detail) => return self.finish(slot, dead("undecodable", detail), now_ms),
             Ok(Mapping::Skipped(reason)) => {
                 return self.finish(slot, Fate::Skipped(reason.to_owned()), now_ms);
             }
             Ok(Mapping::Parts(parts)) => parts,
         };
-        match self.held(&slot, &parts, now_ms) {
-            Some(parked) => self.set_apart(&slot, parked),
+        if self.expired(&slot, now_ms) {
+            let fate = Fate::Skipped("expired".to_owned());
+            return self.finish(slot, fate, now_ms);
+        }
+        if parts_done != 0 {
+            parts.retain(|part| parts_done & bit(part.request) == 0);
+        }
+        match self.held(&slot, &parts, outdated, now_ms) {
+            Some(apart) => self.books.set_apart(&self.options.feed, slot, apart),
             None => self.spread(slot, parts, envelopes, now_ms, cut),
         }
     }
@@ -259,12 +344,10 @@ impl Flow {
         &mut self,
         slot: &Slot,
         parts: &[Part],
+        outdated: bool,
         now_ms: Millis,
-    ) -> Option<(Millis, Millis, String)> {
-        let since_ms = match slot.origin {
-            Origin::Fresh => now_ms,
-            Origin::Parked { since_ms, .. } => since_ms,
-        };
+    ) -> Option<Apart> {
+        let since_ms = since_ms(&slot.origin, now_ms);
         parts.iter().find_map(|part| {
             let PartResult::Held { reason, hold, .. } = &part.result else {
                 return None;
@@ -275,35 +358,18 @@ impl Flow {
                 .unwrap_or_else(|| Millis::try_from(hold.as_millis()).unwrap_or(Millis::MAX));
             let until_ms = since_ms.saturating_add(hold_ms);
             self.missing_rows |= now_ms < until_ms;
-            (now_ms < until_ms).then(|| {
-                let due_ms = until_ms.min(now_ms + RECHECK_MS);
-                (since_ms, due_ms, reason.clone())
+            (now_ms < until_ms).then(|| Apart {
+                since_ms,
+                // Mapped with tables that have changed since: the row may be there already.
+                due_ms: if outdated {
+                    now_ms
+                } else {
+                    until_ms.min(now_ms + RECHECK_MS)
+                },
+                reason: reason.clone(),
+                held: true,
             })
         })
-    }
-
-    fn set_apart(&mut self, slot: &Slot, (since_ms, due_ms, reason): (Millis, Millis, String)) {
-        let replay = match &slot.origin {
-            Origin::Fresh => {
-                push_seq(&mut self.books.done, slot.seq);
-                None
-            }
-            Origin::Parked { replay, .. } => {
-                self.books.unpark.push(slot.seq);
-                replay.clone()
-            }
-        };
-        self.books.park.push(Parked {
-            feed: self.options.feed.clone(),
-            seq: slot.seq,
-            due_ms,
-            since_ms,
-            attempts: slot.attempts,
-            reason,
-            replay,
-            parts_done: 0,
-            record: slot.record.clone(),
-        });
     }
 
     /// Gives each part its fate, or a place in a batch.
@@ -317,84 +383,146 @@ impl Flow {
     ) {
         let mut items = Vec::new();
         for part in parts {
-            let fate = match part.result {
-                PartResult::Item { json, group, .. } => match envelopes.get(part.request) {
-                    Some(envelope)
-                        if self.batcher.too_large(part.request, json.len(), envelope) =>
-                    {
-                        dead(
-                            "too_large",
-                            format!("its {} bytes exceed what one request may hold", json.len()),
-                        )
+            let request = part.request;
+            let ended = match part.result {
+                PartResult::Item {
+                    mut json,
+                    group,
+                    keys,
+                } => match envelopes.get(request) {
+                    Some(envelope) if self.batcher.too_large(request, json.len(), envelope) => {
+                        let detail =
+                            format!("its {} bytes exceed what one request may hold", json.len());
+                        Ended::As(dead("too_large", detail))
                     }
-                    Some(envelope) => {
-                        slot.bytes += json.len();
-                        items.push((part.request, group, json, envelope));
-                        continue;
-                    }
-                    None => dead("undecodable", "the plan has no such request".to_owned()),
+                    Some(envelope) => match self.enter(request, keys, &mut json, &slot, now_ms) {
+                        Ok((lane, held)) => {
+                            slot.bytes += json.len();
+                            let item = Item {
+                                slot: 0,
+                                part: request,
+                                json,
+                                lane,
+                                held,
+                            };
+                            items.push((request, group, item, envelope));
+                            continue;
+                        }
+                        Err(ended) => ended,
+                    },
+                    None => Ended::As(dead(
+                        "undecodable",
+                        "the plan has no such request".to_owned(),
+                    )),
                 },
-                PartResult::Skipped { reason } => Fate::Skipped(reason),
+                PartResult::Skipped { reason } => Ended::As(Fate::Skipped(reason)),
                 PartResult::Refused { reason, detail }
-                | PartResult::Held { reason, detail, .. } => dead(&reason, detail),
+                | PartResult::Held { reason, detail, .. } => Ended::As(dead(&reason, detail)),
             };
-            merge(&mut slot.fate, fate);
+            slot.end_part(request, ended);
         }
         if items.is_empty() {
-            let fate = slot
-                .fate
-                .take()
-                .unwrap_or_else(|| Fate::Skipped("unmapped".to_owned()));
-            return self.finish(slot, fate, now_ms);
+            return self.close(slot, now_ms);
         }
         slot.open = items.len();
         slot.bytes += slot.record.len() + SLOT_BYTES;
-        self.bytes += slot.bytes;
-        *self.counter(&slot.origin) += 1;
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
-        if let Some(place) = self.slots.get_mut(index) {
-            *place = Some(slot);
-        }
-        for (request, group, json, envelope) in items {
-            let item = Item { slot: index, json };
-            self.batcher
-                .add(request, group, item, envelope, now_ms, cut);
+        let index = self.slots.insert(slot);
+        for (request, group, mut item, envelope) in items {
+            item.slot = index;
+            if let Some(line) = self.lines.get_mut(request) {
+                line.items += 1;
+            }
+            self.place(request, group, item, envelope, now_ms, cut);
         }
     }
 
-    fn counter(&mut self, origin: &Origin) -> &mut usize {
-        match origin {
-            Origin::Fresh => &mut self.fresh,
-            Origin::Parked { .. } => &mut self.parked,
+    /// May the item be sent at all, and now? Its lane and what it holds of the marks, or how its part ends.
+    fn enter(
+        &mut self,
+        request: usize,
+        keys: ItemKeys,
+        json: &mut Vec<u8>,
+        slot: &Slot,
+        now_ms: Millis,
+    ) -> Result<(Option<u64>, Option<Box<Held>>), Ended> {
+        if let Some(ended) = self.waits_outside(request, now_ms) {
+            return Err(ended);
         }
+        let Some(rules) = self.options.requests.get(request) else {
+            return Ok((None, None));
+        };
+        let mut keys = rules.keys(keys);
+        let lane = keys.lane;
+        if keys.newest.is_none() && keys.once.is_none() {
+            return Ok((lane, None));
+        }
+        let age = (slot.ts_ms, slot.seq);
+        if let Some(field) = &rules.newest_without
+            && self.marks.is_older(&keys, age)
+        {
+            strip(json, field);
+            keys.newest = None;
+        }
+        let lasts_ms = rules.once_ms.unwrap_or(0);
+        let marks = &mut self.books.marks;
+        match self.marks.enter(keys, age, lasts_ms, now_ms, marks) {
+            Ok(held) => Ok((lane, Some(Box::new(held)))),
+            Err(reason) => Err(Ended::As(Fate::Skipped(reason.to_owned()))),
+        }
+    }
+
+    /// Puts an item into a batch, or behind others of its lane.
+    fn place(
+        &mut self,
+        request: usize,
+        group: u64,
+        item: Item,
+        envelope: &Envelope,
+        now_ms: Millis,
+        cut: &mut Vec<Batch>,
+    ) {
+        let Some(key) = self.lane_of(request, &item) else {
+            self.batcher
+                .add(request, group, item, envelope, now_ms, cut);
+            return;
+        };
+        let open = self
+            .batcher
+            .would_join(request, group, item.json.len(), envelope);
+        if self.lanes.admits(key, now_ms, open) {
+            let id = self
+                .batcher
+                .add(request, group, item, envelope, now_ms, cut);
+            self.lanes.hold(key, id);
+        } else {
+            let waiting = Waiting {
+                request,
+                group,
+                item,
+                envelope: envelope.clone(),
+            };
+            self.lanes.wait(key, waiting);
+        }
+    }
+
+    fn lane_of(&self, request: usize, item: &Item) -> Option<lanes::LaneKey> {
+        let lane = item.lane?;
+        Some((self.options.requests.get(request)?.lanes, lane))
     }
 
     fn enqueue(&mut self, batches: Vec<Batch>) {
         for batch in batches {
             let trigger = self.trigger(&batch);
-            self.ready.push_back(Job {
-                batch,
-                failures: 0,
-                first_failed_ms: None,
-                not_before_ms: 0,
-                wire: None,
-                trigger,
-            });
+            if let Some(line) = self.lines.get_mut(batch.request) {
+                line.ready.push_back(Job::new(batch, trigger));
+            }
         }
     }
 
     fn trigger(&self, batch: &Batch) -> &'static str {
         let mut trigger = "batch";
         for item in &batch.items {
-            match self
-                .slots
-                .get(item.slot)
-                .and_then(Option::as_ref)
-                .map(|slot| &slot.origin)
-            {
+            match self.slots.get(item.slot).map(|slot| &slot.origin) {
                 Some(Origin::Parked {
                     replay: Some(_), ..
                 }) => return "replay",
@@ -405,252 +533,59 @@ impl Flow {
         trigger
     }
 
-    /// The next job to send, if one may go now. It comes back by [`Flow::heard`].
-    pub(super) fn next_job(&mut self, now_ms: Millis) -> Option<Job> {
-        let mut cut = Vec::new();
-        self.batcher.cut_due(now_ms, &mut cut);
-        if cut.is_empty() && self.ready.is_empty() && !self.wants_fresh() {
-            // No company can come: the window is full.
-            self.batcher.cut_all(&mut cut);
+    /// A part of an event ended.
+    fn end_item(&mut self, item: Item, ended: Ended, now_ms: Millis) {
+        if let Some(line) = self.lines.get_mut(item.part) {
+            line.items = line.items.saturating_sub(1);
         }
-        self.enqueue(cut);
-        if self.in_flight >= self.options.in_flight_max.max(1)
-            || !self.gate.admits(now_ms, self.in_flight)
-        {
-            return None;
+        if let Some(held) = item.held {
+            let sent = matches!(ended, Ended::As(Fate::Delivered));
+            self.marks.ended(&held, sent, now_ms, &mut self.books.marks);
         }
-        // Retries first: they hold the oldest events. Events still in open batches are not waited for.
-        let due = self
-            .retries
-            .iter()
-            .enumerate()
-            .filter(|(_, job)| job.not_before_ms <= now_ms)
-            .min_by_key(|(_, job)| job.not_before_ms)
-            .map(|(index, _)| index);
-        let mut job = match due {
-            Some(index) => self.retries.swap_remove(index),
-            None => self.ready.pop_front()?,
-        };
-        if self.gate.sent() {
-            job.trigger = "probe";
-        } else if job.trigger == "probe" {
-            job.trigger = self.trigger(&job.batch);
-        }
-        self.in_flight += 1;
-        Some(job)
-    }
-
-    /// Takes a job back with what came of it. `chance` in 0..1 spreads the next attempt.
-    pub(super) fn heard(&mut self, mut job: Job, heard: Heard, now_ms: Millis, chance: f64) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        if !matches!(heard.verdict, Verdict::Pause { .. }) {
-            for item in &job.batch.items {
-                if let Some(slot) = self.slots.get_mut(item.slot).and_then(Option::as_mut) {
-                    slot.attempts = slot.attempts.saturating_add(1);
-                }
-            }
-        }
-        match &heard.verdict {
-            Verdict::Delivered => {
-                self.gate.works();
-                for item in job.batch.items {
-                    self.part_done(item.slot, Fate::Delivered, now_ms);
-                }
-            }
-            Verdict::Reject => {
-                self.gate.works();
-                self.give_up(job.batch, "rejected", &heard, now_ms);
-            }
-            Verdict::Bisect => {
-                self.gate.works();
-                if job.batch.items.len() <= 1 {
-                    self.give_up(job.batch, "rejected", &heard, now_ms);
-                } else {
-                    self.bisect(job);
-                }
-            }
-            Verdict::Retry { after } => {
-                let failures = self.gate.failures().saturating_add(1);
-                let wait_ms = self.options.backoff.wait_ms(failures, *after, chance);
-                self.gate.failed(now_ms, wait_ms, after.is_some());
-                job.failures = job.failures.saturating_add(1);
-                let first_ms = *job.first_failed_ms.get_or_insert(now_ms);
-                if now_ms - first_ms >= self.options.retry_for_ms {
-                    self.give_up(job.batch, "retries_exhausted", &heard, now_ms);
-                } else {
-                    let own = self.options.backoff.wait_ms(job.failures, *after, chance);
-                    job.not_before_ms = now_ms.saturating_add(own);
-                    self.retries.push(job);
-                }
-            }
-            Verdict::Pause { reason } => {
-                self.gate.pause(now_ms, reason, heard.answer);
-                // Nobody's event's fault: the time it lasts counts against none.
-                job.first_failed_ms = None;
-                self.ready.push_front(job);
-                for waiting in &mut self.retries {
-                    waiting.first_failed_ms = None;
-                }
-            }
+        if let Some(slot) = self.slots.part_ended(item.slot, item.part, ended) {
+            self.close(slot, now_ms);
         }
     }
 
-    /// A job whose request cannot be made: halved like a refused one.
-    pub(super) fn unmakeable(&mut self, job: Job, why: String, now_ms: Millis) {
-        let heard = Heard {
-            verdict: Verdict::Bisect,
-            status: None,
-            answer: why,
-        };
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.gate.works();
-        if job.batch.items.len() <= 1 {
-            self.give_up(job.batch, "unmakeable", &heard, now_ms);
-        } else {
-            self.bisect(job);
-        }
-    }
-
-    fn bisect(&mut self, job: Job) {
-        let trigger = job.trigger;
-        let (left, right) = job.batch.halves();
-        for batch in [right, left] {
-            self.ready.push_front(Job {
-                batch,
-                failures: 0,
-                first_failed_ms: None,
-                not_before_ms: 0,
-                wire: None,
-                trigger,
-            });
-        }
-    }
-
-    fn give_up(&mut self, batch: Batch, reason: &str, heard: &Heard, now_ms: Millis) {
-        let answer = cap(&heard.answer, ANSWER_BYTES_MAX);
-        let said = cap(&heard.answer, 300);
-        let detail = match heard.status {
-            Some(status) => format!("the vendor answered {status}: {said}"),
-            None => said,
-        };
-        for item in batch.items {
-            let fate = Fate::Dead {
-                reason: reason.to_owned(),
-                detail: detail.clone(),
-                status: heard.status,
-                answer: answer.clone(),
-            };
-            self.part_done(item.slot, fate, now_ms);
-        }
-    }
-
-    fn part_done(&mut self, index: usize, fate: Fate, now_ms: Millis) {
-        let Some(place) = self.slots.get_mut(index) else {
-            return;
-        };
-        let Some(slot) = place.as_mut() else {
-            return;
-        };
-        merge(&mut slot.fate, fate);
-        slot.open = slot.open.saturating_sub(1);
-        if slot.open > 0 {
-            return;
-        }
-        let Some(mut slot) = place.take() else {
-            return;
-        };
-        self.free.push(index);
-        self.bytes = self.bytes.saturating_sub(slot.bytes);
-        let counter = self.counter(&slot.origin);
-        *counter = counter.saturating_sub(1);
-        if let Some(fate) = slot.fate.take() {
-            self.finish(slot, fate, now_ms);
-        }
-    }
-
-    /// Writes an event's outcome into the books.
-    fn finish(&mut self, slot: Slot, fate: Fate, now_ms: Millis) {
-        match slot.origin {
-            Origin::Fresh => push_seq(&mut self.books.done, slot.seq),
-            Origin::Parked { .. } => self.books.unpark.push(slot.seq),
-        }
-        match fate {
-            Fate::Skipped(reason) => self.tally(Outcome::Skipped, reason, 1),
-            Fate::Delivered => {
-                self.tally(Outcome::Delivered, String::new(), 1);
-                match self.books.delivered_at.last_mut() {
-                    Some((at_ms, n)) if *at_ms == slot.at_ms => *n += 1,
-                    _ => self.books.delivered_at.push((slot.at_ms, 1)),
-                }
-            }
-            Fate::Dead {
-                reason,
-                detail,
-                status,
-                answer,
-            } => {
-                self.tally(Outcome::Dead, reason.clone(), 1);
-                self.books.dead.push(DeadLetter {
-                    id: 0,
-                    feed: self.options.feed.clone(),
-                    seq: slot.seq,
-                    at_ms: now_ms,
+    /// All parts of an event have ended.
+    fn close(&mut self, mut slot: Slot, now_ms: Millis) {
+        let fate = slot
+            .fate
+            .take()
+            .unwrap_or_else(|| Fate::Skipped("unmapped".to_owned()));
+        match slot.apart.take() {
+            Some((due_ms, reason)) if !matches!(fate, Fate::Dead { .. }) => {
+                let apart = Apart {
+                    since_ms: since_ms(&slot.origin, now_ms),
+                    due_ms,
                     reason,
-                    detail,
-                    attempts: slot.attempts,
-                    status,
-                    answer,
-                    parts_done: 0,
-                    record: slot.record,
-                });
+                    held: false,
+                };
+                self.books.set_apart(&self.options.feed, slot, apart);
             }
+            _ => self.finish(slot, fate, now_ms),
         }
     }
 
-    fn tally(&mut self, outcome: Outcome, reason: String, n: u64) {
-        *self.books.tallies.entry((outcome, reason)).or_insert(0) += n;
+    fn finish(&mut self, slot: Slot, fate: Fate, now_ms: Millis) {
+        self.books.finish(&self.options.feed, slot, fate, now_ms);
     }
 
     /// Writes off a run of records that are not in memory: expired, or unreadable.
     pub(super) fn write_off(&mut self, span: Range<Seq>, outcome: Outcome, reason: &str) {
-        let n = span.end.saturating_sub(span.start);
-        if n > 0 {
-            self.books.done.push(span);
-            self.tally(outcome, reason.to_owned(), n);
-        }
+        self.books.write_off(span, outcome, reason);
     }
 
     /// What is settled since the last call.
     pub(super) fn take_settle(&mut self) -> Option<Settled> {
-        if self.books.done.is_empty() && self.books.unpark.is_empty() {
-            return None;
-        }
-        let mut books = std::mem::take(&mut self.books);
-        books.done.sort_unstable_by_key(|range| range.start);
-        books.done.dedup_by(|next, run| {
-            let joins = next.start == run.end;
-            if joins {
-                run.end = next.end;
-            }
-            joins
-        });
-        let tallies = books
-            .tallies
-            .into_iter()
-            .map(|((outcome, reason), n)| Tally { outcome, reason, n })
-            .collect();
-        Some(Settled {
-            settle: Settle {
-                feed: self.options.feed.clone(),
-                done: books.done,
-                unpark: books.unpark,
-                tallies,
-                dead: books.dead,
-                park: books.park,
-                marks: Vec::new(),
-            },
-            delivered_at: books.delivered_at,
-        })
+        self.books.take(&self.options.feed)
+    }
+
+    /// The tables are others from now on. Returns their generation, for [`Arrivals::generation`].
+    pub(super) fn tables_changed(&mut self, now_ms: Millis) -> u64 {
+        self.generation += 1;
+        self.books.held_due(now_ms);
+        self.generation
     }
 
     /// Was a row missing since the last call?
@@ -660,51 +595,35 @@ impl Flow {
 
     /// Numbers of the records in a batch, for the log.
     pub(super) fn seqs(&self, batch: &Batch) -> Vec<Seq> {
-        let slots = batch
-            .items
-            .iter()
-            .filter_map(|item| self.slots.get(item.slot)?.as_ref());
-        slots.map(|slot| slot.seq).collect()
+        let slots = batch.items.iter();
+        slots
+            .filter_map(|item| Some(self.slots.get(item.slot)?.seq))
+            .collect()
     }
 
-    /// When there may be something to send again, nothing else happening.
-    pub(super) fn wakes_ms(&self) -> Option<Millis> {
-        let by_age = self.batcher.next_due_ms();
-        let has_room = self.in_flight < self.options.in_flight_max.max(1);
-        let waiting = !self.ready.is_empty() || !self.retries.is_empty();
-        let by_gate = self
-            .gate
-            .wakes_ms()
-            .filter(|_| self.in_flight == 0 && waiting);
-        let by_retry = (has_room && self.gate.wakes_ms().is_none())
-            .then(|| self.retries.iter().map(|job| job.not_before_ms).min())
-            .flatten();
-        // Behind a closed gate a retry may still wait for its own time.
-        let by_gate = match (by_gate, self.ready.is_empty()) {
-            (Some(gate), true) => self
-                .retries
+    /// Takes over the rates of a pipeline that was there before, by name of the request.
+    pub(super) fn take_over(&mut self, rates: Vec<(String, Bucket)>, now_ms: Millis) {
+        for (name, bucket) in rates {
+            let index = self
+                .options
+                .requests
                 .iter()
-                .map(|job| job.not_before_ms.max(gate))
-                .min(),
-            (gate, _) => gate,
-        };
-        [by_age, by_gate, by_retry].into_iter().flatten().min()
-    }
-
-    pub(super) fn resume(&mut self, now_ms: Millis) {
-        self.gate.resume(now_ms);
-        for job in &mut self.retries {
-            job.not_before_ms = job.not_before_ms.min(now_ms);
+                .position(|rules| *rules.name == *name);
+            if let Some(line) = index.and_then(|index| self.lines.get_mut(index)) {
+                line.bucket.take_over(bucket, now_ms);
+            }
         }
     }
 
-    pub(super) fn paused(&self) -> Option<&Paused> {
-        self.gate.paused()
-    }
-
-    /// Until when the vendor is left alone, if it is.
-    pub(super) fn waits_until_ms(&self) -> Option<Millis> {
-        self.gate.wakes_ms()
+    /// The rates, for the pipeline that comes after.
+    pub(super) fn rates(&self) -> Vec<(String, Bucket)> {
+        let names = self
+            .options
+            .requests
+            .iter()
+            .map(|rules| rules.name.to_string());
+        let buckets = self.lines.iter().map(|line| line.bucket.clone());
+        names.zip(buckets).collect()
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -713,50 +632,62 @@ impl Flow {
 
     /// Events in memory without an outcome.
     pub(super) fn unsettled(&self) -> usize {
-        self.fresh + self.parked
+        self.slots.fresh + self.slots.parked
     }
 }
 
-fn dead(reason: &str, detail: String) -> Fate {
-    Fate::Dead {
-        reason: reason.to_owned(),
-        detail,
-        status: None,
-        answer: String::new(),
-    }
-}
-
-/// One outcome per event: dead if any part is, else delivered if any part is, else skipped.
-fn merge(fate: &mut Option<Fate>, other: Fate) {
-    fn rank(fate: &Fate) -> u8 {
-        match fate {
-            Fate::Skipped(_) => 0,
-            Fate::Delivered => 1,
-            Fate::Dead { .. } => 2,
+impl Job {
+    fn new(batch: Batch, trigger: &'static str) -> Self {
+        Self {
+            batch,
+            failures: 0,
+            first_failed_ms: None,
+            wire: None,
+            combined: None,
+            trigger,
+            search: None,
+            split: false,
+            rounds: 0,
         }
     }
-    if fate.as_ref().is_none_or(|known| rank(&other) > rank(known)) {
-        *fate = Some(other);
+
+    /// All that hold its lanes: those it sends, and those kept back.
+    fn all_items(&self) -> impl Iterator<Item = &Item> {
+        let kept = self.search.iter().flat_map(|search| search.0.kept());
+        self.batch.items.iter().chain(kept)
+    }
+
+    fn items(&self) -> u64 {
+        u64::try_from(self.batch.items.len()).unwrap_or(u64::MAX)
     }
 }
 
-fn push_seq(runs: &mut Vec<Range<Seq>>, seq: Seq) {
-    match runs.last_mut() {
-        Some(run) if run.end == seq => run.end += 1,
-        _ => runs.push(seq..seq + 1),
+/// Takes a field at the top of an item out of it. (Items of requests that use the event around them are a list that
+/// begins with the item.)
+fn strip(json: &mut Vec<u8>, field: &str) {
+    let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(json) else {
+        return;
+    };
+    let item = match &mut value {
+        serde_json::Value::Array(list) => list.first_mut(),
+        item => Some(item),
+    };
+    if let Some(item) = item.and_then(serde_json::Value::as_object_mut)
+        && item.shift_remove(field).is_some()
+        && let Ok(stripped) = serde_json::to_vec(&value)
+    {
+        *json = stripped;
     }
 }
 
-fn cap(text: &str, bytes_max: usize) -> String {
-    if text.len() <= bytes_max {
-        return text.to_owned();
+fn since_ms(origin: &Origin, now_ms: Millis) -> Millis {
+    match origin {
+        Origin::Fresh => now_ms,
+        Origin::Parked { since_ms, .. } => *since_ms,
     }
-    let mut end = bytes_max;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", text.get(..end).unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_world;

@@ -1,4 +1,4 @@
-//! May a request go out now? One gate per integration. Pure: `now` is an argument.
+//! May a request go out now? One gate per request, or shared by several. Pure: `now` is an argument.
 //!
 //! *Open*: yes. *Waiting*: the vendor asked for a pause, or failed several times in a row; when the time is over one
 //! request goes out alone and decides. *Paused*: the vendor will have none of it (401, 403, 404, a redirect …): the
@@ -109,6 +109,14 @@ impl Gate {
                 }
             }
         }
+    }
+
+    /// Is the request under way that decides?
+    pub(super) fn probes(&self) -> bool {
+        matches!(
+            self.state,
+            State::Probing | State::Paused { probing: true, .. }
+        )
     }
 
     /// Failures in a row.

@@ -8,9 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::status::Status;
-use super::worker::{Order, word};
-use super::{Pipeline, Shared, mask};
-use crate::blueprint::{ConfigValue, Mapping, PartResult, Reply, Request, Tables};
+use super::worker::Order;
+use super::{Pipeline, Shared, mask, read};
+use crate::blueprint::{ConfigValue, Mapping, PartResult, Request, Tables};
 use crate::event::{Event, Kind};
 use crate::logbook::Attempt;
 use crate::registry::Integration;
@@ -42,7 +42,7 @@ pub struct Trial {
     pub status: Option<u16>,
     /// The answer's body (capped), or the failure in words.
     pub answer: String,
-    /// How it is read: `delivered`, `retry`, `bisect`, `reject`, `pause`.
+    /// How it is read: `delivered`, `retry`, `bisect`, `reject`, `pause`, `skipped`, `missing`.
     pub verdict: String,
     /// Milliseconds from sending to the end of the answer.
     pub took_ms: u64,
@@ -280,9 +280,12 @@ impl Handle {
     async fn try_request(
         &self,
         integration: &Integration,
-        (index, seqless): (usize, Request),
+        Probe {
+            index,
+            mut request,
+            item,
+        }: Probe,
     ) -> Trial {
-        let mut request = seqless;
         let vendor = crate::vendor::by_name(&integration.vendor);
         for (name, value) in vendor.map_or(&[][..], |vendor| vendor.test_headers()) {
             request
@@ -294,16 +297,10 @@ impl Handle {
         let result = self.shared.client.send(&request, timeout).await;
         let (status, answer, verdict, took, error) = match &result {
             Ok(answer) => {
-                let verdict = integration.plan.verdict(
-                    index,
-                    &Reply {
-                        status: answer.status,
-                        retry_after: answer.retry_after,
-                        body: &answer.body,
-                    },
-                );
+                let heard = read::answer(&integration.plan, index, answer, &[&item], None, 1);
                 let text = String::from_utf8_lossy(&answer.body).into_owned();
-                (Some(answer.status), text, word(&verdict), answer.took, None)
+                let word = read::word(&heard.verdict);
+                (Some(answer.status), text, word, answer.took, None)
             }
             Err(error) => {
                 let kind = error.kind.as_str().to_owned();
@@ -363,6 +360,13 @@ fn shown(integration: &Integration, name: &str, value: &Secret) -> String {
     }
 }
 
+/// A request made of a test event.
+struct Probe {
+    index: usize,
+    request: Request,
+    item: Vec<u8>,
+}
+
 /// An event nobody posted, recognisable as such at the vendor.
 fn test_event(name: &str, now_ms: crate::clock::Millis) -> Event {
     let message_id = format!("aqueduct-test-{now_ms}");
@@ -401,7 +405,7 @@ fn test_requests(
     integration: &Integration,
     event: &Event,
     tables: &Tables,
-) -> Result<Vec<(usize, Request)>, TrialError> {
+) -> Result<Vec<Probe>, TrialError> {
     let parts = match integration.plan.map(event, tables) {
         Mapping::Skipped(reason) => return Err(TrialError::NotMapped(reason.to_owned())),
         Mapping::Parts(parts) => parts,
@@ -413,7 +417,11 @@ fn test_requests(
             PartResult::Item { json, .. } => {
                 let made = integration.plan.assemble(part.request, &[&json], tables);
                 match made {
-                    Ok(request) => requests.push((part.request, request)),
+                    Ok(request) => requests.push(Probe {
+                        index: part.request,
+                        request,
+                        item: json,
+                    }),
                     Err(error) => why = error,
                 }
             }

@@ -17,15 +17,17 @@ use crate::registry::Integration;
 pub(super) fn map_fresh(
     integration: &Integration,
     tables: &Arc<Tables>,
+    generation: u64,
     entries: Vec<Entry>,
 ) -> Arrivals {
     let events = entries
         .into_iter()
         .map(|entry| {
-            let (mapped, _) = map_one(integration, tables, &entry.bytes);
+            let (mapped, times) = map_one(integration, tables, &entry.bytes);
             Arrival {
                 seq: entry.seq,
                 at_ms: entry.at_ms,
+                ts_ms: times.map_or(entry.at_ms, |times| times.own_ms),
                 record: entry.bytes,
                 origin: Origin::Fresh,
                 mapped,
@@ -34,6 +36,7 @@ pub(super) fn map_fresh(
         .collect();
     Arrivals {
         envelopes: envelopes(integration, tables),
+        generation,
         events,
     }
 }
@@ -42,20 +45,24 @@ pub(super) fn map_fresh(
 pub(super) fn map_parked(
     integration: &Integration,
     tables: &Arc<Tables>,
+    generation: u64,
     parked: Vec<Parked>,
 ) -> Arrivals {
     let events = parked
         .into_iter()
         .map(|parked| {
-            let (mapped, at_ms) = map_one(integration, tables, &parked.record);
+            let (mapped, times) = map_one(integration, tables, &parked.record);
             Arrival {
                 seq: parked.seq,
-                at_ms: at_ms.unwrap_or(parked.since_ms),
+                at_ms: times.map_or(parked.since_ms, |times| times.received_ms),
+                ts_ms: times.map_or(parked.since_ms, |times| times.own_ms),
                 record: parked.record,
                 origin: Origin::Parked {
                     since_ms: parked.since_ms,
                     attempts: parked.attempts,
                     replay: parked.replay,
+                    reason: parked.reason,
+                    parts_done: parked.parts_done,
                 },
                 mapped,
             }
@@ -63,6 +70,7 @@ pub(super) fn map_parked(
         .collect();
     Arrivals {
         envelopes: envelopes(integration, tables),
+        generation,
         events,
     }
 }
@@ -78,12 +86,21 @@ fn envelopes(integration: &Integration, tables: &Arc<Tables>) -> Vec<Envelope> {
         .collect()
 }
 
-/// What a record becomes, and when it was accepted.
+/// An event's times.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// When it was accepted.
+    received_ms: Millis,
+    /// When it happened.
+    own_ms: Millis,
+}
+
+/// What a record becomes, and its times.
 fn map_one(
     integration: &Integration,
     tables: &Tables,
     record: &[u8],
-) -> (Result<Mapping, String>, Option<Millis>) {
+) -> (Result<Mapping, String>, Option<Times>) {
     // One record that trips a bug of ours must not stop all others for ever.
     let mapped = catch_unwind(AssertUnwindSafe(|| {
         let event = Event::decode_reading(record, |kind, name| integration.plan.reads(kind, name))
@@ -92,10 +109,14 @@ fn map_one(
             Some(reason) => Mapping::Skipped(reason),
             None => integration.plan.map(&event, tables),
         };
-        Ok((mapping, event.received_at_ms))
+        let times = Times {
+            received_ms: event.received_at_ms,
+            own_ms: event.timestamp_ms,
+        };
+        Ok((mapping, times))
     }));
     match mapped {
-        Ok(Ok((mapping, at_ms))) => (Ok(mapping), Some(at_ms)),
+        Ok(Ok((mapping, times))) => (Ok(mapping), Some(times)),
         Ok(Err(error)) => (Err(error), None),
         Err(_) => (
             Err("mapping it failed inside aqueduct; please report this event".to_owned()),

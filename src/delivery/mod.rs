@@ -23,16 +23,19 @@ use crate::clock::{Millis, SharedClock};
 use crate::journal::{FeedStart, Journal, JournalError};
 use crate::logbook::Logbook;
 use crate::metrics;
-use crate::registry::{Integration, SharedView};
+use crate::registry::{Integration, SharedView, Tuning};
 use crate::vendor::http::{Answer, Client, SendError};
 use crate::vendor::refresh::{Refresh, Refresher, Subject};
 
 mod batch;
 mod bisect;
+mod combine;
+mod expiry;
 mod flow;
 mod gate;
 mod handle;
 mod mapping;
+mod read;
 mod retry;
 pub mod status;
 #[cfg(test)]
@@ -51,6 +54,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Ages of backlogs and datafiles are looked up this often.
 const AGES_EVERY: Duration = Duration::from_secs(2);
+
+/// Feeds nobody delivers are held to the limits of a backlog this often.
+const IDLE_LIMITS_EVERY: Duration = Duration::from_secs(30);
 
 /// A pipeline that failed is begun anew after this.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -104,6 +110,7 @@ struct Shared {
 struct Pipeline {
     integration: Arc<Integration>,
     status: Arc<Mutex<Status>>,
+    rates: worker::Rates,
     orders: mpsc::UnboundedSender<Order>,
     refresh: Option<Refresh>,
 }
@@ -182,6 +189,8 @@ async fn supervise(
     ages_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut limits_due = tokio::time::interval(IDLE_LIMITS_EVERY);
+    limits_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut seen: Option<Arc<crate::registry::View>> = None;
     warn_of_strangers(&shared).await;
     loop {
@@ -192,6 +201,10 @@ async fn supervise(
             Some(request) = syncs.recv() => waiting = Some(request),
             _ = ages_due.tick() => {
                 look_up(&shared).await;
+                continue;
+            }
+            _ = limits_due.tick(), if seen.is_some() => {
+                expire_idle(&shared, &running).await;
                 continue;
             }
         }
@@ -218,7 +231,8 @@ async fn supervise(
 }
 
 /// Feeds without an integration keep the journal from being trimmed. Nothing is removed unasked: their backlog may
-/// be all that is left of events (an older registry put back from a backup).
+/// be all that is left of events (an older registry put back from a backup). It is held to the limits all the same,
+/// see [`expire_idle`].
 async fn warn_of_strangers(shared: &Shared) {
     let view = shared.view.load_full();
     for ledger in shared.journal.ledger().await.unwrap_or_default() {
@@ -232,6 +246,33 @@ async fn warn_of_strangers(shared: &Shared) {
                 pending = ledger.pending,
                 "the journal has a feed of no installed integration; it keeps its backlog on disk"
             );
+        }
+    }
+}
+
+/// Holds feeds nobody delivers to the limits of a backlog: those of integrations whose blueprint no longer checks, and
+/// those of none. Theirs are the limits that hold where nothing else is set.
+async fn expire_idle(shared: &Shared, running: &HashMap<String, Running>) {
+    let tuning = Tuning::default();
+    let age_ms = i64::try_from(tuning.backlog_age_s)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1_000);
+    let before_ms = shared.clock.now_ms().saturating_sub(age_ms);
+    for ledger in shared.journal.ledger().await.unwrap_or_default() {
+        if ledger.pending == 0 || running.contains_key(&ledger.feed) {
+            continue;
+        }
+        let feed = &ledger.feed;
+        match expiry::of_idle_feed(&shared.journal, feed, before_ms, tuning.backlog_bytes).await {
+            Ok(0) => {}
+            Ok(events) => tracing::error!(
+                feed,
+                events,
+                "backlog of a feed nobody delivers is over its limit: its oldest events are given up as skipped (expired)"
+            ),
+            Err(error) => {
+                tracing::error!(feed, %error, "cannot hold a feed to the limits of a backlog")
+            }
         }
     }
 }
@@ -312,11 +353,18 @@ fn begin(
     let (orders, inbox) = mpsc::unbounded_channel();
     let pipeline = Pipeline {
         integration: integration.clone(),
+        rates: earlier
+            .as_ref()
+            .map(|pipeline| pipeline.rates.clone())
+            .unwrap_or_default(),
         status: earlier.map(|pipeline| pipeline.status).unwrap_or_default(),
         orders,
         refresh: None,
     };
-    let status = pipeline.status.clone();
+    let kept = Kept {
+        status: pipeline.status.clone(),
+        rates: pipeline.rates.clone(),
+    };
     shared
         .pipelines
         .lock()
@@ -327,7 +375,7 @@ fn begin(
             if let Some(before) = before {
                 let _ = before.task.await;
             }
-            keep_running(shared, integration, status, inbox, stop, seed).await;
+            keep_running(shared, integration, kept, inbox, stop, seed).await;
         })
     };
     Running {
@@ -337,11 +385,17 @@ fn begin(
     }
 }
 
+/// What outlives a worker.
+struct Kept {
+    status: Arc<Mutex<Status>>,
+    rates: worker::Rates,
+}
+
 /// Runs a worker, and another when it fails, until stopped.
 async fn keep_running(
     shared: Shared,
     integration: Arc<Integration>,
-    status: Arc<Mutex<Status>>,
+    kept: Kept,
     mut inbox: mpsc::UnboundedReceiver<Order>,
     stop: CancellationToken,
     seed: u64,
@@ -368,7 +422,8 @@ async fn keep_running(
                     clock: shared.clock.clone(),
                     chance: StdRng::seed_from_u64(chance.random()),
                     refresh: refresh.clone(),
-                    status: status.clone(),
+                    status: kept.status.clone(),
+                    rates: kept.rates.clone(),
                 };
                 Worker::new(parts, &feed).run(&stop, &mut inbox).await
             }
@@ -382,7 +437,7 @@ async fn keep_running(
         }
         tracing::error!(integration = integration.id, %error, "pipeline failed; it begins anew where it stood");
         {
-            let mut status = status.lock();
+            let mut status = kept.status.lock();
             status.state = State::Failed;
             status.reason = Some("journal".to_owned());
             status.detail = Some(error.to_string());

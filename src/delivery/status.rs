@@ -56,6 +56,31 @@ pub struct Status {
     pub last_error_ms: Option<Millis>,
     /// When the vendor last took something (Unix ms).
     pub last_success_ms: Option<Millis>,
+    /// Each request of the blueprint, when it makes several: one may be paused while others go on.
+    pub requests: Vec<RequestStatus>,
     /// The documents its tables are read from, e.g. the datafile.
     pub documents: Vec<DocumentStatus>,
+}
+
+/// One request of a blueprint, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct RequestStatus {
+    /// Its name in the blueprint.
+    pub name: String,
+    /// What it is doing: `running`, `waiting` or `paused`.
+    pub state: State,
+    /// Why, when it is not running: `unauthorized`, `forbidden`, …; `backoff` or `rate` while waiting.
+    pub reason: Option<String>,
+    /// What the vendor answered.
+    pub detail: Option<String>,
+    /// Since when it is paused (Unix ms).
+    pub since_ms: Option<Millis>,
+    /// While waiting: until when (Unix ms).
+    pub until_ms: Option<Millis>,
+    /// Under way.
+    pub in_flight: usize,
+    /// Events in memory that wait for it.
+    pub waiting: usize,
+    /// Its further events are set apart in the journal, so that other requests go on.
+    pub apart: bool,
 }

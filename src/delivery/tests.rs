@@ -23,6 +23,8 @@ use crate::registry::{Integration, Pause, Tuning};
 use crate::vendor::http::{Answer, SendError, SendErrorKind};
 use crate::vendor::refresh::Refresh;
 
+pub(super) mod requests;
+
 const BLUEPRINT: &str = r#"
 blueprint: acme/default
 title: Acme
@@ -114,6 +116,8 @@ struct Bench {
     tables: watch::Sender<Arc<Tables>>,
     refresh: Refresh,
     status: Arc<Mutex<Status>>,
+    rates: super::worker::Rates,
+    posted: std::sync::atomic::AtomicU64,
 }
 
 fn ids(keys: &[&str]) -> Arc<Tables> {
@@ -143,6 +147,8 @@ impl Bench {
             tables,
             refresh: Refresh::fixed(receiver),
             status: Arc::default(),
+            rates: Default::default(),
+            posted: Default::default(),
         }
     }
 
@@ -209,6 +215,7 @@ impl Bench {
             chance: StdRng::seed_from_u64(1),
             refresh: Some(self.refresh.clone()),
             status: self.status.clone(),
+            rates: self.rates.clone(),
         };
         Worker::new(parts, &feed)
     }

@@ -5,7 +5,7 @@
 //! it is told to stop. Everything under way is a value in one set of futures, so a step never waits for two things.
 //! A crash at any point only means that events not yet settled are read, mapped and sent again, byte for byte.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,12 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::Limits;
-use super::flow::{Arrivals, Flow, FlowOptions, Job};
-use super::retry::Backoff;
+use super::flow::{Arrivals, Bucket, Flow, FlowOptions, Job, paused_reasons};
 use super::status::Status;
-use super::{Sender, mapping};
+use super::{Sender, combine, expiry, mapping};
 use crate::blueprint::Tables;
 use crate::clock::{Millis, SharedClock};
-use crate::journal::{Chunk, Feed, FeedStart, Journal, JournalError, Outcome, Parked, Seq};
+use crate::journal::{Chunk, Feed, Journal, JournalError, Mark, Outcome, Parked, Seq};
 use crate::logbook::Logbook;
 use crate::metrics;
 use crate::registry::Integration;
@@ -33,13 +31,11 @@ use crate::vendor::refresh::Refresh;
 
 mod report;
 
-pub(super) use report::word;
-
 use report::count;
 
 /// Events of one pipeline in memory at once, and their bytes.
-const WINDOW_EVENTS: usize = 8_192;
-const WINDOW_BYTES: usize = 16 << 20;
+pub(super) const WINDOW_EVENTS: usize = 8_192;
+pub(super) const WINDOW_BYTES: usize = 16 << 20;
 
 /// Read from the journal at a time.
 const READ_BYTES: usize = 512 << 10;
@@ -51,8 +47,8 @@ const TAIL_EVERY_MS: Millis = 10;
 /// So much behind is not the tail.
 const TAIL_EVENTS: Seq = 1_024;
 
-/// Chunks being mapped at once. Two keep a second core busy; their order among each other does not matter, as
-/// requests under way at once may be overtaken by one another too.
+/// Chunks being mapped at once. Two keep a second core busy. Where the blueprint keeps an order they are taken in as
+/// they were read; where it does not, as they come.
 const MAPPING_MAX: usize = 2;
 
 /// Parked records are looked for this often.
@@ -60,6 +56,12 @@ const PARKED_EVERY_MS: Millis = 1_000;
 
 /// The limits of the backlog are checked this often.
 const LIMITS_EVERY_MS: Millis = 10_000;
+
+/// Events are set apart to make room at most this often.
+const RELIEVE_EVERY_MS: Millis = 250;
+
+/// The rates of an integration's requests, handed from one worker to the next.
+pub(super) type Rates = Arc<Mutex<Vec<(String, Bucket)>>>;
 
 /// What a worker is made of.
 pub(super) struct Parts {
@@ -71,6 +73,7 @@ pub(super) struct Parts {
     pub chance: StdRng,
     pub refresh: Option<Refresh>,
     pub status: Arc<Mutex<Status>>,
+    pub rates: Rates,
 }
 
 /// An order from outside.
@@ -84,7 +87,11 @@ pub(super) enum Order {
 enum Done {
     Read(Result<Chunk, JournalError>),
     Parked(Result<Vec<Parked>, JournalError>),
-    Mapped(Option<Arrivals>),
+    Mapped {
+        ticket: u64,
+        arrivals: Option<Arrivals>,
+    },
+    Marks(Result<Vec<Mark>, JournalError>),
     Sent {
         job: Box<Job>,
         at_ms: Millis,
@@ -93,19 +100,16 @@ enum Done {
     Settled {
         result: Result<(), JournalError>,
         unparked: Vec<Seq>,
+        marks: Vec<Mark>,
     },
-    Limits(Result<Backlog, JournalError>),
+    Limits(Result<expiry::Backlog, JournalError>),
     Woken(Result<(), JournalError>),
 }
 
-/// How much waits.
-struct Backlog {
-    /// Records before this are too old.
-    old: Seq,
-    /// The feed's cursor.
-    pos: Seq,
-    /// Bytes on disk from there on.
-    bytes: u64,
+/// A place in the order of the log, for events being mapped.
+struct Ticket {
+    number: u64,
+    arrivals: Option<Arrivals>,
 }
 
 /// What a step did.
@@ -132,7 +136,17 @@ pub(super) struct Worker {
     reading: bool,
     read_at_ms: Millis,
     staged: Option<Vec<crate::journal::Entry>>,
+    /// Chunks between the journal and the flow.
     mapping: usize,
+    /// They must be taken in as they were read.
+    ordered: bool,
+    tickets: u64,
+    intake: VecDeque<Ticket>,
+    /// The journal is being asked for the marks of the first of them.
+    asking: bool,
+    /// Of the tables, see [`Flow::tables_changed`].
+    generation: u64,
+    relieve_at_ms: Millis,
     parked_reading: bool,
     /// Parked records in memory.
     parked_known: HashSet<Seq>,
@@ -158,8 +172,15 @@ impl Worker {
                 (Some(sender), receiver)
             }
         };
-        let flow = Flow::new(flow_options(&parts.integration));
-        Self {
+        let integration = &parts.integration;
+        let plan = &integration.plan;
+        let mut flow = Flow::new(FlowOptions::of(&integration.id, plan, &integration.tuning));
+        flow.take_over(
+            std::mem::take(&mut *parts.rates.lock()),
+            parts.clock.now_ms(),
+        );
+        let ordered = FlowOptions::ordered(plan);
+        let mut worker = Self {
             flow,
             tables,
             _no_tables: sender,
@@ -171,6 +192,12 @@ impl Worker {
             read_at_ms: 0,
             staged: None,
             mapping: 0,
+            ordered,
+            tickets: 0,
+            intake: VecDeque::new(),
+            asking: false,
+            generation: 0,
+            relieve_at_ms: 0,
             parked_reading: false,
             parked_known: HashSet::new(),
             parked_settled: Vec::new(),
@@ -183,7 +210,12 @@ impl Worker {
             failed: None,
             shown_pause: None,
             parts,
+        };
+        if feed.parked > 0 {
+            // Whatever was paused when they were set apart: nothing is known to be now.
+            worker.wake(paused_reasons(worker.parts.integration.plan.requests()));
         }
+        worker
     }
 
     /// Works until told to stop; then lets what is under way at the vendor end, and settles it.
@@ -256,14 +288,23 @@ impl Worker {
         }
     }
 
-    fn wakes_ms(&self) -> Millis {
-        let behind = self.read_pos < *self.end.borrow();
-        let reads =
-            !self.halted() && !self.reading && self.staged.is_none() && self.flow.wants_fresh();
+    fn wakes_ms(&mut self) -> Millis {
+        let now_ms = self.parts.clock.now_ms();
+        let by_flow = if self.halted() {
+            None
+        } else {
+            self.flow.wakes_ms(now_ms)
+        };
+        let reads = !self.halted()
+            && !self.reading
+            && self.staged.is_none()
+            && self.flow.wants_fresh()
+            && self.read_pos < *self.end.borrow();
         [
-            (!self.halted()).then(|| self.flow.wakes_ms()).flatten(),
-            (reads && behind).then_some(self.read_at_ms + TAIL_EVERY_MS),
+            by_flow,
+            reads.then_some(self.read_at_ms + TAIL_EVERY_MS),
             self.may_read_parked().then_some(self.parked_at_ms),
+            self.needs_relief().then_some(self.relieve_at_ms),
             Some(self.limits_at_ms),
         ]
         .into_iter()
@@ -297,18 +338,33 @@ impl Worker {
             self.start_reading(now_ms);
             self.start_parked(now_ms);
             self.start_mapping();
+            if self.needs_relief() && now_ms >= self.relieve_at_ms {
+                self.relieve_at_ms = now_ms + RELIEVE_EVERY_MS;
+                self.flow.relieve(now_ms);
+            }
             while let Some(job) = self.flow.next_job(now_ms) {
                 self.start_sending(job, now_ms);
             }
         }
+        let woken = self.flow.take_woken();
+        if !self.settling {
+            // Those set apart a moment ago are due already; the others are in the journal.
+            self.start_settling();
+        }
+        self.wake(woken);
         if self.flow.take_missing_rows()
             && let Some(refresh) = &self.parts.refresh
         {
             refresh.wanted();
         }
-        if !self.settling {
-            self.start_settling();
-        }
+    }
+
+    /// Is the window full while more waits in the log, and can setting events apart help?
+    fn needs_relief(&self) -> bool {
+        !self.halted()
+            && self.parts.integration.plan.requests().len() > 1
+            && !self.flow.wants_fresh()
+            && (self.staged.is_some() || self.read_pos < *self.end.borrow())
     }
 
     fn start_reading(&mut self, now_ms: Millis) {
@@ -361,34 +417,81 @@ impl Worker {
             return;
         };
         let (integration, tables) = (self.parts.integration.clone(), self.current_tables());
-        self.spawn_mapping(move || mapping::map_fresh(&integration, &tables, entries));
+        let generation = self.generation;
+        self.spawn_mapping(move || mapping::map_fresh(&integration, &tables, generation, entries));
     }
 
     fn spawn_mapping(&mut self, map: impl FnOnce() -> Arrivals + Send + 'static) {
         self.mapping += 1;
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.intake.push_back(Ticket {
+            number: ticket,
+            arrivals: None,
+        });
         // JSON for hundreds of events takes milliseconds: off the threads that serve sockets.
         let task = tokio::task::spawn_blocking(map);
-        self.work
-            .push(Box::pin(async move { Done::Mapped(task.await.ok()) }));
+        self.work.push(Box::pin(async move {
+            let arrivals = task.await.ok();
+            Done::Mapped { ticket, arrivals }
+        }));
+    }
+
+    /// Takes mapped events in, in the order they were read where that matters; the journal is asked first for what
+    /// it knows of their keys.
+    fn take_in(&mut self, now_ms: Millis) {
+        while !self.asking
+            && let Some(index) = self.next_ticket()
+        {
+            let Some(arrivals) = self
+                .intake
+                .get(index)
+                .and_then(|ticket| ticket.arrivals.as_ref())
+            else {
+                return;
+            };
+            if self.ordered {
+                self.flow.forget_marks();
+                let keys = self.flow.unknown_marks(arrivals);
+                if !keys.is_empty() {
+                    self.ask(keys);
+                    return;
+                }
+            }
+            self.absorb(index, now_ms);
+        }
+    }
+
+    fn next_ticket(&self) -> Option<usize> {
+        if self.ordered {
+            self.intake.front()?.arrivals.as_ref()?;
+            return Some(0);
+        }
+        self.intake
+            .iter()
+            .position(|ticket| ticket.arrivals.is_some())
+    }
+
+    fn ask(&mut self, keys: Vec<u128>) {
+        self.asking = true;
+        let (journal, feed) = (self.parts.journal.clone(), self.feed());
+        self.work.push(Box::pin(async move {
+            Done::Marks(journal.marks(&feed, &keys).await)
+        }));
+    }
+
+    fn absorb(&mut self, index: usize, now_ms: Millis) {
+        if let Some(arrivals) = self.intake.remove(index).and_then(|ticket| ticket.arrivals) {
+            self.mapping -= 1;
+            self.flow.absorb(arrivals, now_ms);
+        }
     }
 
     fn start_sending(&mut self, mut job: Job, now_ms: Millis) {
-        if job.wire.is_none() {
-            let items: Vec<&[u8]> = job
-                .batch
-                .items
-                .iter()
-                .map(|item| item.json.as_slice())
-                .collect();
-            let made = self.parts.integration.plan.assemble(
-                job.batch.request,
-                &items,
-                &job.batch.envelope.tables,
-            );
-            match made {
-                Ok(request) => job.wire = Some(request),
-                Err(why) => return self.flow.unmakeable(job, why, now_ms),
-            }
+        if job.wire.is_none()
+            && let Err(why) = self.make(&mut job)
+        {
+            return self.flow.unmakeable(job, &why, now_ms);
         }
         let Some(request) = job.wire.clone() else {
             return;
@@ -403,6 +506,27 @@ impl Worker {
                 result: sending.await,
             }
         }));
+    }
+
+    /// Makes a job's request.
+    fn make(&self, job: &mut Job) -> Result<(), String> {
+        let plan = &self.parts.integration.plan;
+        let request = job.batch.request;
+        let combines = plan
+            .requests()
+            .get(request)
+            .is_some_and(|request| request.combine);
+        let combined = combines.then(|| combine::combine(&job.batch.items));
+        let items: Vec<&[u8]> = match &combined {
+            Some(combined) => combined.objects.iter().map(Vec::as_slice).collect(),
+            None => {
+                let items = job.batch.items.iter();
+                items.map(|item| item.json.as_slice()).collect()
+            }
+        };
+        job.wire = Some(plan.assemble(request, &items, &job.batch.envelope.tables)?);
+        job.combined = combined.map(|combined| combined.of);
+        Ok(())
     }
 
     fn start_settling(&mut self) {
@@ -423,11 +547,16 @@ impl Worker {
         );
         self.work.push(Box::pin(async move {
             let unparked = settle.unpark.clone();
+            let marks = settle.marks.clone();
             let result = journal.settle(settle).await;
             if result.is_ok() {
                 count(&feed, &settled.delivered_at, clock.now_ms());
             }
-            Done::Settled { result, unparked }
+            Done::Settled {
+                result,
+                unparked,
+                marks,
+            }
         }));
     }
 
@@ -440,20 +569,23 @@ impl Worker {
         let before_ms = now_ms.saturating_sub(age_ms);
         let (journal, feed) = (self.parts.journal.clone(), self.feed());
         self.work.push(Box::pin(async move {
-            let checked = async {
-                let old = journal.position_before(before_ms).await?;
-                let pos = journal.open_feed(&feed, FeedStart::Now).await?.pos;
-                let bytes = journal.backlog_bytes(&feed).await?;
-                Ok(Backlog { old, pos, bytes })
-            };
-            Done::Limits(checked.await)
+            Done::Limits(expiry::Backlog::of(&journal, &feed, before_ms).await)
         }));
     }
 
     fn tables_changed(&mut self) {
-        self.parked_at_ms = self.parts.clock.now_ms();
+        let now_ms = self.parts.clock.now_ms();
+        self.parked_at_ms = now_ms;
+        self.generation = self.flow.tables_changed(now_ms);
+        self.wake(self.hold_reasons.iter().cloned().collect());
+    }
+
+    /// Has the journal's parked records with these reasons be due now.
+    fn wake(&mut self, reasons: Vec<String>) {
+        if reasons.is_empty() {
+            return;
+        }
         let (journal, feed) = (self.parts.journal.clone(), self.feed());
-        let reasons: Vec<String> = self.hold_reasons.iter().cloned().collect();
         self.work.push(Box::pin(async move {
             for reason in reasons {
                 if let Err(error) = journal.wake(&feed, &reason).await {
@@ -477,11 +609,23 @@ impl Worker {
                 self.take_parked(parked);
                 self.forget_settled();
             }
-            Done::Mapped(Some(arrivals)) => {
-                self.mapping -= 1;
-                self.flow.absorb(arrivals, now_ms);
+            Done::Mapped {
+                ticket,
+                arrivals: Some(arrivals),
+            } => {
+                let mut intake = self.intake.iter_mut();
+                if let Some(place) = intake.find(|place| place.number == ticket) {
+                    place.arrivals = Some(arrivals);
+                }
+                self.take_in(now_ms);
             }
-            Done::Mapped(None) => {
+            Done::Marks(Ok(marks)) => {
+                self.asking = false;
+                self.flow.learn(&marks);
+                self.absorb(0, now_ms);
+                self.take_in(now_ms);
+            }
+            Done::Mapped { arrivals: None, .. } => {
                 // Only when the runtime shuts down: the events are still in the journal.
                 self.failed = Some(JournalError::Closed);
             }
@@ -489,8 +633,10 @@ impl Worker {
             Done::Settled {
                 result: Ok(()),
                 unparked,
+                marks,
             } => {
                 self.settling = false;
+                self.flow.marks_stored(&marks);
                 self.parked_settled.extend(unparked);
                 self.forget_settled();
             }
@@ -501,6 +647,7 @@ impl Worker {
             Done::Woken(Ok(())) => self.parked_at_ms = now_ms,
             Done::Read(Err(error))
             | Done::Parked(Err(error))
+            | Done::Marks(Err(error))
             | Done::Limits(Err(error))
             | Done::Woken(Err(error))
             | Done::Settled {
@@ -513,7 +660,7 @@ impl Worker {
         let from = self.read_pos;
         self.read_pos = chunk.next;
         for span in chunk.damaged {
-            let lost = self.unsettled_parts(span.start.max(from)..span.end);
+            let lost = expiry::unsettled(&self.settled_above, span.start.max(from)..span.end);
             for part in lost {
                 tracing::error!(
                     integration = self.parts.integration.id,
@@ -540,25 +687,6 @@ impl Worker {
         }
     }
 
-    /// A span without what of it was settled before the last restart.
-    fn unsettled_parts(&self, span: Range<Seq>) -> Vec<Range<Seq>> {
-        let mut parts = Vec::new();
-        let mut from = span.start;
-        for run in &self.settled_above {
-            if run.end <= from || run.start >= span.end {
-                continue;
-            }
-            if run.start > from {
-                parts.push(from..run.start);
-            }
-            from = from.max(run.end);
-        }
-        if from < span.end {
-            parts.push(from..span.end);
-        }
-        parts
-    }
-
     /// Parked records settled may be parked (and read) again. But not while a reading is under way that may have
     /// begun before they were settled: it would bring them back to life.
     fn forget_settled(&mut self) {
@@ -577,34 +705,28 @@ impl Worker {
         // There may be more.
         self.parked_at_ms = self.parts.clock.now_ms();
         let (integration, tables) = (self.parts.integration.clone(), self.current_tables());
-        self.spawn_mapping(move || mapping::map_parked(&integration, &tables, parked));
+        let generation = self.generation;
+        self.spawn_mapping(move || mapping::map_parked(&integration, &tables, generation, parked));
     }
 
     /// Gives up what is older or more than the limits allow; said loudly, and tallied.
-    fn expire(&mut self, backlog: &Backlog) {
+    fn expire(&mut self, backlog: &expiry::Backlog) {
         if self.reading {
             // The chunk on its way begins where we would: next time.
             self.limits_at_ms = self.parts.clock.now_ms() + 100;
             return;
         }
         let end = *self.end.borrow();
-        let mut upto = backlog.old.min(end);
-        let limit = self.parts.integration.tuning.backlog_bytes;
-        let records = end.saturating_sub(backlog.pos);
-        let unread = end.saturating_sub(self.read_pos.max(upto));
-        if backlog.bytes > limit && records > 0 {
-            // Blocks differ little in bytes per record: shares of records stand for shares of bytes.
-            let keep = u128::from(limit) * u128::from(records) / u128::from(backlog.bytes);
-            let keep = u64::try_from(keep).unwrap_or(u64::MAX);
-            if unread > keep {
-                upto = upto.max(end - keep);
-            }
-        }
+        let upto = backlog.expires(
+            self.read_pos,
+            end,
+            self.parts.integration.tuning.backlog_bytes,
+        );
         if upto <= self.read_pos {
             return;
         }
         let mut lost = 0;
-        for part in self.unsettled_parts(self.read_pos..upto) {
+        for part in expiry::unsettled(&self.settled_above, self.read_pos..upto) {
             lost += part.end - part.start;
             self.flow.write_off(part, Outcome::Skipped, "expired");
         }
@@ -628,44 +750,9 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
+        *self.parts.rates.lock() = self.flow.rates();
         if let Some(reason) = self.shown_pause {
             metrics::integration_paused(&self.parts.integration.id, reason).set(0.0);
         }
-    }
-}
-
-fn flow_options(integration: &Integration) -> FlowOptions {
-    let tuning = &integration.tuning;
-    let limits = integration
-        .plan
-        .requests()
-        .iter()
-        .map(|request| Limits {
-            items_max: request
-                .items_max
-                .min(tuning.batch_items.unwrap_or(usize::MAX))
-                .max(1),
-            bytes_max: request
-                .bytes_max
-                .min(tuning.batch_bytes.unwrap_or(usize::MAX)),
-            wait_ms: tuning.batch_wait_ms.map_or_else(
-                || Millis::try_from(request.wait.as_millis()).unwrap_or(Millis::MAX),
-                |wait| Millis::try_from(wait).unwrap_or(Millis::MAX),
-            ),
-        })
-        .collect();
-    let seconds = |s: u64| Millis::try_from(s.saturating_mul(1_000)).unwrap_or(Millis::MAX);
-    FlowOptions {
-        feed: integration.id.clone(),
-        limits,
-        in_flight_max: tuning.in_flight_max,
-        backoff: Backoff {
-            base_ms: tuning.retry_base_ms,
-            cap_ms: tuning.retry_cap_ms,
-        },
-        retry_for_ms: seconds(tuning.retry_for_s),
-        hold_ms: tuning.hold_s.map(seconds),
-        window_events: WINDOW_EVENTS,
-        window_bytes: WINDOW_BYTES,
     }
 }

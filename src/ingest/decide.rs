@@ -168,12 +168,9 @@ impl<B: Backend> Gate<B> {
         decisions: &[Decided<'_>],
         now_ms: Millis,
     ) -> Vec<Record> {
-        let given = ask
-            .message_id
-            .clone()
-            .unwrap_or_else(|| {
-                made_message_id(now_ms, [(self.random)(), (self.random)()]).to_string()
-            });
+        let given = ask.message_id.clone().unwrap_or_else(|| {
+            made_message_id(now_ms, [(self.random)(), (self.random)()]).to_string()
+        });
         let source = &account.source.id;
         decisions
             .iter()

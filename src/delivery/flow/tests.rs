@@ -6,26 +6,45 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::batch::Limits;
+use super::super::retry::Backoff;
 use super::*;
+use crate::blueprint::ItemKeys;
+use crate::journal::Settle;
+
+fn rules(index: usize) -> Rules {
+    Rules {
+        name: format!("r{index}").into(),
+        limits: Limits {
+            items_max: 8,
+            bytes_max: 400,
+            wait_ms: 100,
+        },
+        in_flight_max: 3,
+        gate: index,
+        lanes: index,
+        pace_ms: 0,
+        newest: false,
+        newest_without: None,
+        once_ms: None,
+        rate: Vec::new(),
+        spill: None,
+        requeue_ms: Vec::new(),
+        stale_after_ms: None,
+        retry_for_ms: 3_600_000,
+    }
+}
 
 fn options() -> FlowOptions {
     FlowOptions {
         feed: "int_1".into(),
-        limits: vec![
-            Limits {
-                items_max: 8,
-                bytes_max: 400,
-                wait_ms: 100,
-            };
-            2
-        ],
-        in_flight_max: 3,
+        requests: (0..2).map(rules).collect(),
         backoff: Backoff {
             base_ms: 500,
             cap_ms: 60_000,
         },
-        retry_for_ms: 3_600_000,
         hold_ms: None,
+        backlog_age_ms: 7 * 24 * 3_600_000,
         window_events: 64,
         window_bytes: 1 << 20,
     }
@@ -37,7 +56,7 @@ fn item(request: usize, seq: Seq, group: u64) -> Part {
         result: PartResult::Item {
             json: format!("{{\"seq\":{seq}}}").into_bytes(),
             group,
-            keys: crate::blueprint::ItemKeys::default(),
+            keys: ItemKeys::default(),
         },
         notes: Vec::new(),
     }
@@ -65,6 +84,7 @@ fn arrival(seq: Seq, parts: Vec<Part>) -> Arrival {
     Arrival {
         seq,
         at_ms: 0,
+        ts_ms: 0,
         record: Bytes::from(format!("record {seq}")),
         origin: Origin::Fresh,
         mapped: Ok(Mapping::Parts(parts)),
@@ -78,16 +98,19 @@ fn arrivals(events: Vec<Arrival>) -> Arrivals {
         tables: Arc::default(),
     };
     Arrivals {
-        envelopes: vec![envelope; 2],
+        envelopes: vec![envelope; 4],
+        generation: 0,
         events,
     }
 }
 
 fn heard(verdict: Verdict) -> Heard {
     Heard {
-        verdict,
+        verdict: HeardVerdict::All(verdict),
         status: Some(418),
         answer: "no".into(),
+        note: None,
+        room: None,
     }
 }
 
@@ -194,8 +217,8 @@ fn every_attempt_sends_the_same_bytes_and_an_outage_is_probed_alone() {
         flow.next_job(1_000).is_none(),
         "three failures in a row close the gate"
     );
-    let wakes = flow.wakes_ms().unwrap();
-    assert!(wakes > 0 && wakes <= 2_000);
+    let wakes = flow.wakes_ms(1_000).unwrap();
+    assert!(wakes > 1_000 && wakes <= 2_000);
     let probe = flow.next_job(wakes).unwrap();
     assert_eq!(probe.trigger, "probe");
     assert!(flow.next_job(wakes).is_none(), "one request decides");
@@ -221,7 +244,7 @@ fn retries_end_after_their_time_but_a_pause_counts_against_nobody() {
     flow.heard(job, heard(Verdict::Retry { after: None }), now, 0.5);
     // A day of "your key is wrong", probed once a minute, burns nothing.
     for _ in 0..1_440 {
-        now = flow.wakes_ms().unwrap().max(now);
+        now = flow.wakes_ms(now).unwrap().max(now);
         let job = flow.next_job(now).unwrap();
         flow.heard(
             job,
@@ -231,7 +254,10 @@ fn retries_end_after_their_time_but_a_pause_counts_against_nobody() {
             now,
             0.5,
         );
-        assert_eq!(flow.paused().unwrap().reason, "unauthorized");
+        assert_eq!(
+            flow.requests(now)[0].paused.as_ref().unwrap().reason,
+            "unauthorized"
+        );
     }
     assert!(now >= 86_000_000 && flow.take_settle().is_none());
     flow.resume(now);
@@ -244,7 +270,7 @@ fn retries_end_after_their_time_but_a_pause_counts_against_nobody() {
         })
         .is_none()
     {
-        now = flow.wakes_ms().unwrap_or(now).max(now);
+        now = flow.wakes_ms(now).unwrap_or(now).max(now);
         if let Some(job) = flow.next_job(now) {
             tries += 1;
             flow.heard(job, heard(Verdict::Retry { after: None }), now, 0.9);
@@ -281,6 +307,8 @@ fn an_unknown_key_waits_whole_and_then_dies_with_the_hint() {
             since_ms: 1_000,
             attempts: 0,
             replay: Some("rep_1".into()),
+            reason: "unknown_event_key".into(),
+            parts_done: 0,
         };
         flow.absorb(arrivals(vec![again]), now);
         let settled = flow.take_settle().unwrap();
@@ -294,6 +322,31 @@ fn an_unknown_key_waits_whole_and_then_dies_with_the_hint() {
             assert!(settled.settle.dead[0].detail.contains("there is `signup`"));
         }
     }
+}
+
+#[test]
+fn mapped_with_tables_that_changed_since_it_is_looked_at_again_at_once() {
+    let mut flow = Flow::new(options());
+    // Changed while it was being mapped; and changed while it waited to be settled.
+    let generation = flow.tables_changed(500);
+    flow.absorb(arrivals(vec![arrival(0, vec![held(900)])]), 1_000);
+    let mut mapped = arrivals(vec![arrival(1, vec![held(900)])]);
+    mapped.generation = generation;
+    flow.absorb(mapped, 1_000);
+    let due = |settled: Settled| -> Vec<Millis> {
+        settled
+            .settle
+            .park
+            .iter()
+            .map(|parked| parked.due_ms)
+            .collect()
+    };
+    assert_eq!(due(flow.take_settle().unwrap()), [1_000, 31_000]);
+    let mut mapped = arrivals(vec![arrival(2, vec![held(900)])]);
+    mapped.generation = generation;
+    flow.absorb(mapped, 1_000);
+    flow.tables_changed(2_000);
+    assert_eq!(due(flow.take_settle().unwrap()), [2_000]);
 }
 
 #[test]
@@ -345,7 +398,7 @@ proptest! {
                 prop_assert!(!job.batch.items.is_empty() && job.batch.items.len() <= 8);
                 under_way.push(job);
             }
-            prop_assert!(under_way.len() <= 3);
+            prop_assert!(under_way.len() <= 6);
             prop_assert_eq!(under_way.len(), flow.in_flight());
             if !under_way.is_empty() {
                 idle = 0;
@@ -362,7 +415,7 @@ proptest! {
                     _ => Verdict::Delivered,
                 };
                 flow.heard(job, heard(verdict), now, chance);
-            } else if let Some(wakes) = flow.wakes_ms() {
+            } else if let Some(wakes) = flow.wakes_ms(now) {
                 idle = if wakes > now { 0 } else { idle };
                 now = wakes.max(now + 1);
             }
@@ -380,7 +433,7 @@ proptest! {
         }
         let expected: BTreeMap<Seq, u32> = (0..Seq::try_from(kinds.len()).unwrap()).map(|seq| (seq, 1)).collect();
         prop_assert_eq!(seen, expected);
-        prop_assert_eq!((flow.unsettled(), flow.bytes), (0, 0));
+        prop_assert_eq!((flow.unsettled(), flow.slots.bytes), (0, 0));
         let n = |kind: fn(u8) -> bool| kinds.iter().filter(|k| kind(**k)).count() as u64;
         let total = |outcome, reason: &str| totals.get(&(outcome, reason.to_owned())).copied().unwrap_or(0);
         prop_assert_eq!(total(Outcome::Dead, "rejected"), n(|k| k == 0));

@@ -5,16 +5,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::RngExt as _;
 
-use super::super::flow::{Heard, Job};
-use super::super::mask;
-use super::super::status::State;
+use super::super::flow::{Heard, Job, RequestState};
+use super::super::status::{RequestStatus, State};
+use super::super::{mask, read};
 use super::Worker;
-use crate::blueprint::{Reply, Verdict};
+use crate::blueprint::Plan;
 use crate::clock::Millis;
 use crate::logbook::Attempt;
 use crate::metrics;
-use crate::vendor::http::{Answer, SendError, SendErrorKind};
+use crate::vendor::http::{Answer, SendError};
 use crate::vendor::refresh::Refresh;
+
+/// A wait for a rate is shown when it is longer.
+const RATE_SHOWN_MS: Millis = 1_000;
 
 impl Worker {
     pub(super) fn take_answer(
@@ -33,29 +36,12 @@ impl Worker {
             .unwrap_or_default();
         let (heard, label, took, error) = match &result {
             Ok(answer) => {
-                let verdict = integration.plan.verdict(
-                    job.batch.request,
-                    &Reply {
-                        status: answer.status,
-                        retry_after: answer.retry_after,
-                        body: &answer.body,
-                    },
-                );
-                let heard = Heard {
-                    verdict,
-                    status: Some(answer.status),
-                    answer: String::from_utf8_lossy(&answer.body).into_owned(),
-                };
+                let heard = heard_of(&integration.plan, &job, answer);
                 (heard, answer.status.to_string(), answer.took, None)
             }
             Err(error) => {
-                let heard = Heard {
-                    verdict: silence(error.kind),
-                    status: None,
-                    answer: error.message.clone(),
-                };
                 let kind = error.kind.as_str().to_owned();
-                (heard, kind.clone(), error.took, Some(kind))
+                (read::silence(error), kind.clone(), error.took, Some(kind))
             }
         };
         metrics::vendor_requests(&integration.id, &request, &label).increment(1);
@@ -73,10 +59,13 @@ impl Worker {
 
     fn note_answer(&self, heard: &Heard, label: &str, now_ms: Millis) {
         let mut status = self.parts.status.lock();
-        if heard.verdict == Verdict::Delivered {
+        let word = read::word(&heard.verdict);
+        if matches!(word, "delivered" | "partial") {
             status.last_success_ms = Some(now_ms);
-        } else {
-            let said: String = heard.answer.chars().take(300).collect();
+        }
+        if word != "delivered" {
+            let said = heard.note.as_ref().unwrap_or(&heard.answer);
+            let said: String = said.chars().take(300).collect();
             status.last_error = Some(format!("{label}: {said}"));
             status.last_error_ms = Some(now_ms);
         }
@@ -112,15 +101,31 @@ impl Worker {
                 Ok(answer) => answer.body.clone(),
                 Err(error) => Bytes::from(error.message.clone()),
             },
-            verdict: word(&heard.verdict),
+            verdict: read::word(&heard.verdict),
             error,
         });
     }
 
     /// Publishes what people see.
     pub(super) fn show(&mut self) {
-        let pause = self.flow.paused();
+        let now_ms = self.parts.clock.now_ms();
+        let several = self.parts.integration.plan.requests().len() > 1;
+        let requests = self.flow.requests(now_ms);
         let integration = &self.parts.integration;
+        let paused = requests
+            .iter()
+            .find_map(|request| Some((request.name.clone(), request.paused.as_ref()?)));
+        let waits = |by_rate: bool| {
+            let waiting = requests
+                .iter()
+                .filter(move |request| request.by_rate == by_rate);
+            waiting.filter_map(|request| request.until_ms).max()
+        };
+        // A rate that lets the next request through in a moment is no news.
+        let by_rate_ms = waits(true).filter(|until_ms| *until_ms > now_ms + RATE_SHOWN_MS);
+        let waits = waits(false)
+            .map(|until_ms| ("backoff", until_ms))
+            .or(by_rate_ms.map(|until_ms| ("rate", until_ms)));
         let mut status = self.parts.status.lock();
         status.in_flight = self.flow.in_flight();
         status.unsettled = self.flow.unsettled();
@@ -133,8 +138,13 @@ impl Worker {
                 Some(pause.since_ms),
                 None,
             )
-        } else if let Some(pause) = pause {
-            let detail = Some(pause.detail.chars().take(300).collect());
+        } else if let Some((request, pause)) = paused {
+            let said: String = pause.detail.chars().take(300).collect();
+            let detail = Some(if several {
+                format!("`{request}`: {said}")
+            } else {
+                said
+            });
             (
                 State::Paused,
                 Some(pause.reason),
@@ -150,15 +160,9 @@ impl Worker {
                 .flat_map(Refresh::status)
                 .find_map(|document| document.fault);
             (State::Waiting, Some("no_datafile"), fault, None, None)
-        } else if let Some(until_ms) = self.flow.waits_until_ms() {
+        } else if let Some((why, until_ms)) = waits {
             let detail = status.last_error.clone();
-            (
-                State::Waiting,
-                Some("backoff"),
-                detail,
-                None,
-                Some(until_ms),
-            )
+            (State::Waiting, Some(why), detail, None, Some(until_ms))
         } else {
             (State::Running, None, None, None, None)
         };
@@ -169,9 +173,14 @@ impl Worker {
         status.detail = detail;
         status.since_ms = since_ms;
         status.until_ms = until_ms;
+        status.requests = if several {
+            requests.iter().map(shown).collect()
+        } else {
+            Vec::new()
+        };
         drop(status);
         let shown = if state == State::Paused { reason } else { None };
-        self.show_pause(shown.map(known_reason));
+        self.show_pause(shown);
     }
 
     fn show_pause(&mut self, reason: Option<&'static str>) {
@@ -195,42 +204,52 @@ impl Worker {
     }
 }
 
-/// A request without an answer: the vendor may have it or not, the same bytes go out again. An address we may not
-/// reach does not change by trying.
-fn silence(kind: SendErrorKind) -> Verdict {
-    match kind {
-        SendErrorKind::Blocked => Verdict::Pause { reason: "blocked" },
-        SendErrorKind::Timeout
-        | SendErrorKind::Connect
-        | SendErrorKind::Dns
-        | SendErrorKind::Tls
-        | SendErrorKind::Reset
-        | SendErrorKind::Malformed => Verdict::Retry { after: None },
+/// A request's state, for people.
+fn shown(request: &RequestState) -> RequestStatus {
+    let (state, reason) = match (&request.paused, request.until_ms) {
+        (Some(pause), _) => (State::Paused, Some(pause.reason)),
+        (None, Some(_)) if request.by_rate => (State::Waiting, Some("rate")),
+        (None, Some(_)) => (State::Waiting, Some("backoff")),
+        (None, None) => (State::Running, None),
+    };
+    let pause = request.paused.as_ref();
+    RequestStatus {
+        name: request.name.to_string(),
+        state,
+        reason: reason.map(str::to_owned),
+        detail: pause.map(|pause| pause.detail.chars().take(300).collect()),
+        since_ms: pause.map(|pause| pause.since_ms),
+        until_ms: request.until_ms.filter(|_| pause.is_none()),
+        in_flight: request.in_flight,
+        waiting: request.waiting,
+        apart: request.apart,
     }
 }
 
-/// The word of a verdict in the log.
-pub(in super::super) fn word(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Delivered => "delivered",
-        Verdict::Retry { .. } => "retry",
-        Verdict::Bisect => "bisect",
-        Verdict::Reject => "reject",
-        Verdict::Pause { .. } => "pause",
-    }
-}
-
-/// Reasons of pauses as metric labels: a closed set.
-fn known_reason(reason: &str) -> &'static str {
-    match reason {
-        "admin" => "admin",
-        "unauthorized" => "unauthorized",
-        "forbidden" => "forbidden",
-        "not_found" => "not_found",
-        "redirect" => "redirect",
-        "blocked" => "blocked",
-        _ => "unexpected_status",
-    }
+/// What an answer means for the items of a job.
+fn heard_of(plan: &Plan, job: &Job, answer: &Answer) -> Heard {
+    let items = &job.batch.items;
+    let request = job.batch.request;
+    let sent: Vec<&[u8]> = match &job.combined {
+        // Readers that look at items want what was sent: of a combined object its first item is enough to tell whom
+        // it is about.
+        Some(of) => of
+            .iter()
+            .map(|of| {
+                let first = of.first().and_then(|index| items.get(*index));
+                first.map_or(&[][..], |item| item.json.as_slice())
+            })
+            .collect(),
+        None => items.iter().map(|item| item.json.as_slice()).collect(),
+    };
+    read::answer(
+        plan,
+        request,
+        answer,
+        &sent,
+        job.combined.as_deref(),
+        items.len(),
+    )
 }
 
 /// Tells the metrics how long deliveries took, once their settle is durable. (Outcomes are scraped from the journal's

@@ -1,0 +1,385 @@
+//! What was sent last: by which an older event, or one that says nothing new, is recognised. Pure.
+//!
+//! What the journal keeps ([`Mark`]) is looked up before events are taken in; here it is kept up to date with what is
+//! on its way. An entry is forgotten only when nothing in memory needs it and the journal has it.
+
+use hashbrown::HashMap;
+
+use crate::blueprint::{ItemKeys, OnceKey};
+use crate::clock::Millis;
+use crate::journal::{Mark, Seq};
+
+/// Entries kept in memory beyond those in use.
+pub(super) const KEPT_MAX: usize = 65_536;
+
+/// How long the journal keeps what is known of a `newest` key: an older event that comes later than this wins.
+const NEWEST_KEPT_MS: Millis = 30 * 24 * 3_600_000;
+
+/// Keeps keys of `once` apart from equal ones of `newest`.
+const ONCE: u128 = 0x6f6e_6365_6f6e_6365_6f6e_6365_6f6e_6365;
+
+/// Order of events: by their own time, then by the order of acceptance.
+pub(super) type Age = (Millis, Seq);
+
+#[derive(Debug, Default)]
+struct Newest {
+    /// The newest of those on their way and those sent.
+    best: Option<Age>,
+    sent: Option<Age>,
+    /// Items on their way.
+    users: u32,
+    /// Settles that hold its mark and are not stored yet.
+    unstored: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    value: u128,
+    at_ms: Millis,
+    seq: Seq,
+    turn: u64,
+}
+
+#[derive(Debug, Default)]
+struct Once {
+    /// What is on its way or was sent last.
+    last: Option<Said>,
+    sent: Option<Said>,
+    users: u32,
+    unstored: u32,
+}
+
+/// What an item holds of the marks while it is on its way; given back by [`Marks::ended`].
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Held {
+    keys: ItemKeys,
+    age: Age,
+    turn: u64,
+    once_ms: Millis,
+    once_at_ms: Millis,
+}
+
+/// What is known of the events sent.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    newest: HashMap<u128, Newest>,
+    once: HashMap<u128, Once>,
+    turn: u64,
+}
+
+impl Newest {
+    /// The newest known to the vendor is at least this one.
+    fn was_sent(&mut self, key: u128, age: Age, now_ms: Millis, marks: &mut HashMap<u128, Mark>) {
+        if self.sent.is_some_and(|known| known >= age) {
+            return;
+        }
+        self.sent = Some(age);
+        let mark = Mark {
+            key,
+            value: 0,
+            at_ms: age.0,
+            seq: age.1,
+            until_ms: now_ms.saturating_add(NEWEST_KEPT_MS),
+        };
+        self.unstored += u32::from(marks.insert(key, mark).is_none());
+    }
+}
+
+impl Marks {
+    /// Those of an item's keys that the journal has to be asked for.
+    pub(super) fn unknown(&self, keys: &ItemKeys, unknown: &mut Vec<u128>) {
+        unknown.extend(keys.newest.filter(|key| !self.newest.contains_key(key)));
+        unknown.extend(
+            keys.once
+                .map(|once| once.key ^ ONCE)
+                .filter(|key| !self.once.contains_key(key)),
+        );
+    }
+
+    /// Takes in what the journal knows of keys it was asked for.
+    pub(super) fn learn(&mut self, marks: &[Mark]) {
+        // Which of the two maps a key belongs to is not known here; in the wrong one it is never looked at.
+        for mark in marks {
+            let age = (mark.at_ms, mark.seq);
+            let newest = self.newest.entry(mark.key).or_default();
+            newest.sent = newest.sent.max(Some(age));
+            newest.best = newest.best.max(Some(age));
+            let once = self.once.entry(mark.key).or_default();
+            let said = Said {
+                value: mark.value,
+                at_ms: mark.at_ms,
+                seq: mark.seq,
+                turn: 0,
+            };
+            once.sent.get_or_insert(said);
+            once.last.get_or_insert(said);
+        }
+    }
+
+    /// Is something newer of the same key on its way, or sent?
+    pub(super) fn is_older(&self, keys: &ItemKeys, age: Age) -> bool {
+        keys.newest
+            .and_then(|key| self.newest.get(&key))
+            .is_some_and(|newest| newest.best.is_some_and(|best| age < best))
+    }
+
+    /// A new item: why it is not to be sent, or what it holds. `lasts_ms` as [`Marks::ended`].
+    pub(super) fn enter(
+        &mut self,
+        keys: ItemKeys,
+        age: Age,
+        lasts_ms: Millis,
+        now_ms: Millis,
+        marks: &mut HashMap<u128, Mark>,
+    ) -> Result<Held, &'static str> {
+        self.turn += 1;
+        if self.is_older(&keys, age) {
+            return Err("superseded");
+        }
+        if let Some(key) = keys.newest {
+            self.newest.entry(key).or_default().best = Some(age);
+        }
+        if let Some(OnceKey { key, value }) = keys.once {
+            let once = self.once.entry(key ^ ONCE).or_default();
+            let unchanged = once.last.is_some_and(|last| {
+                last.value == value
+                    && (age.0.saturating_sub(last.at_ms)) < lasts_ms
+                    // The very event that left the mark, come back for another reason, is not its own repeat.
+                    && last.seq != age.1
+            });
+            if unchanged {
+                // It need not be sent, but nothing older may be any more.
+                if let Some((key, newest)) = keys
+                    .newest
+                    .and_then(|key| Some((key, self.newest.get_mut(&key)?)))
+                {
+                    newest.was_sent(key, age, now_ms, marks);
+                }
+                return Err("unchanged");
+            }
+            once.last = Some(Said {
+                value,
+                // Never back in time: the journal keeps the later of two marks.
+                at_ms: once.last.map_or(age.0, |last| last.at_ms.max(age.0)),
+                seq: age.1,
+                turn: self.turn,
+            });
+            once.users += 1;
+        }
+        if let Some(newest) = keys.newest.and_then(|key| self.newest.get_mut(&key)) {
+            newest.users += 1;
+        }
+        let last = keys
+            .once
+            .and_then(|once| self.once.get(&(once.key ^ ONCE))?.last);
+        Ok(Held {
+            keys,
+            age,
+            turn: self.turn,
+            once_ms: lasts_ms,
+            once_at_ms: last.map_or(age.0, |last| last.at_ms),
+        })
+    }
+
+    /// Has a newer event of the same key come in since?
+    pub(super) fn superseded(&self, held: &Held) -> bool {
+        self.is_older(&held.keys, held.age)
+    }
+
+    /// The item goes on without what its `newest` key is about.
+    pub(super) fn without_newest(&mut self, held: &mut Held) {
+        if let Some(newest) = held
+            .keys
+            .newest
+            .take()
+            .and_then(|key| self.newest.get_mut(&key))
+        {
+            newest.users = newest.users.saturating_sub(1);
+        }
+    }
+
+    /// The item has left: sent (then the marks to keep go to `marks`), or not.
+    pub(super) fn ended(
+        &mut self,
+        held: &Held,
+        sent: bool,
+        now_ms: Millis,
+        marks: &mut HashMap<u128, Mark>,
+    ) {
+        let seq = held.age.1;
+        if let Some((key, newest)) = held
+            .keys
+            .newest
+            .and_then(|key| Some((key, self.newest.get_mut(&key)?)))
+        {
+            newest.users = newest.users.saturating_sub(1);
+            if sent {
+                newest.was_sent(key, held.age, now_ms, marks);
+            }
+            if newest.users == 0 {
+                newest.best = newest.sent;
+            }
+        }
+        if let Some((once_key, once)) = held.keys.once.and_then(|once| {
+            let entry = self.once.get_mut(&(once.key ^ ONCE))?;
+            Some((once, entry))
+        }) {
+            once.users = once.users.saturating_sub(1);
+            if sent {
+                if once.sent.is_none_or(|known| known.turn <= held.turn) {
+                    let at_ms = held.once_at_ms;
+                    once.sent = Some(Said {
+                        value: once_key.value,
+                        at_ms,
+                        seq,
+                        turn: held.turn,
+                    });
+                    let mark = Mark {
+                        key: once_key.key ^ ONCE,
+                        value: once_key.value,
+                        at_ms,
+                        seq,
+                        until_ms: now_ms.saturating_add(held.once_ms),
+                    };
+                    once.unstored += u32::from(marks.insert(mark.key, mark).is_none());
+                }
+            } else if once.last.is_some_and(|last| last.turn == held.turn) {
+                // It said nothing after all: the next with this value is news.
+                once.last = once.sent;
+            }
+        }
+    }
+
+    /// The marks of a settle are stored.
+    pub(super) fn stored(&mut self, marks: &[Mark]) {
+        for mark in marks {
+            if let Some(newest) = self.newest.get_mut(&mark.key) {
+                newest.unstored = newest.unstored.saturating_sub(1);
+            }
+            if let Some(once) = self.once.get_mut(&mark.key) {
+                once.unstored = once.unstored.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Is there more than needs to be kept?
+    pub(super) fn too_many(&self) -> bool {
+        self.newest.len().max(self.once.len()) > KEPT_MAX
+    }
+
+    /// Forgets what the journal knows and nobody uses. Only while no look-up is under way: what it read may be older.
+    pub(super) fn forget(&mut self) {
+        self.newest
+            .retain(|_, newest| newest.users > 0 || newest.unstored > 0);
+        self.once
+            .retain(|_, once| once.users > 0 || once.unstored > 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn once(key: u128, value: u128) -> ItemKeys {
+        ItemKeys {
+            once: Some(OnceKey { key, value }),
+            ..ItemKeys::default()
+        }
+    }
+
+    #[test]
+    fn a_then_b_then_a_is_three_sends_and_a_then_a_is_one() {
+        let mut marks = Marks::default();
+        let mut stored = HashMap::new();
+        let mut sent = Vec::new();
+        for (seq, value) in [(0, 1), (1, 1), (2, 2), (3, 1), (4, 1)] {
+            if let Ok(held) = marks.enter(once(7, value), (1_000, seq), 60_000, 0, &mut stored) {
+                sent.push(seq);
+                marks.ended(&held, true, 1_000, &mut stored);
+            }
+        }
+        assert_eq!(sent, [0, 2, 3]);
+        // Restarted, the journal says what was last; its time over, the same value is news again.
+        let known: Vec<Mark> = stored.into_values().collect();
+        let mut marks = Marks::default();
+        let mut unknown = Vec::new();
+        marks.unknown(&once(7, 1), &mut unknown);
+        marks.learn(&known);
+        assert_eq!(
+            marks
+                .enter(once(7, 1), (60_999, 5), 60_000, 0, &mut HashMap::new())
+                .err(),
+            Some("unchanged")
+        );
+        let later = marks.enter(once(7, 1), (61_000, 6), 60_000, 0, &mut HashMap::new());
+        assert!(later.is_ok());
+    }
+
+    #[test]
+    fn what_was_refused_does_not_hide_the_next_of_its_kind() {
+        let mut marks = Marks::default();
+        let held = marks
+            .enter(once(7, 1), (0, 0), 60_000, 0, &mut HashMap::new())
+            .unwrap();
+        marks.ended(&held, false, 0, &mut HashMap::new());
+        let next = marks.enter(once(7, 1), (1, 1), 60_000, 0, &mut HashMap::new());
+        assert!(next.is_ok());
+    }
+
+    proptest! {
+        /// However events arrive and end, through restarts and forgetting: nothing older is let in after something
+        /// newer was sent, and the newest of a key is never held back.
+        #[test]
+        fn nothing_older_follows_something_newer(
+            steps in prop::collection::vec((0..5u8, 0..4u128, 0..50i64, any::<bool>()), 1..200),
+        ) {
+            let mut marks = Marks::default();
+            let mut journal: HashMap<u128, Mark> = HashMap::new();
+            let mut books: HashMap<u128, Mark> = HashMap::new();
+            let mut under_way: Vec<Held> = Vec::new();
+            let mut sent: BTreeMap<u128, Age> = BTreeMap::new();
+            for (seq, (step, key, at, ok)) in steps.into_iter().enumerate() {
+                let keys = ItemKeys { newest: Some(key), ..ItemKeys::default() };
+                match step {
+                    0..3 => {
+                        let age = (at, seq as Seq);
+                        let mut unknown = Vec::new();
+                        marks.unknown(&keys, &mut unknown);
+                        let found: Vec<Mark> = unknown.iter().filter_map(|key| journal.get(key).cloned()).collect();
+                        marks.learn(&found);
+                        match marks.enter(keys, age, 0, 0, &mut books) {
+                            Ok(held) => under_way.push(held),
+                            Err(_) => {
+                                let newer = under_way.iter().filter(|held| held.keys == keys).map(|held| held.age)
+                                    .chain(sent.get(&key).copied()).max();
+                                prop_assert!(newer.is_some_and(|newer| newer > age), "the newest was held back");
+                            }
+                        }
+                    }
+                    3 if !under_way.is_empty() => {
+                        let held = under_way.remove(0);
+                        let key = held.keys.newest.unwrap();
+                        let send = ok && !marks.superseded(&held);
+                        if send {
+                            prop_assert!(sent.get(&key).is_none_or(|known| *known <= held.age));
+                            sent.insert(key, held.age);
+                        }
+                        marks.ended(&held, send, 0, &mut books);
+                    }
+                    _ => {
+                        let stored: Vec<Mark> = books.drain().map(|(_, mark)| mark).collect();
+                        journal.extend(stored.iter().map(|mark| (mark.key, mark.clone())));
+                        marks.stored(&stored);
+                        if ok {
+                            marks.forget();
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

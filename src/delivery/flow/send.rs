@@ -1,0 +1,387 @@
+//! What goes out next, and when there may be more. Pure.
+
+use super::slots::{Ended, Fate};
+use super::{Batch, Flow, Job};
+use crate::clock::Millis;
+
+/// Where the next job of a line stands.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    Retry((Millis, u64)),
+    Ready(usize),
+}
+
+impl Flow {
+    /// The next job to send, if one may go now. It comes back by [`Flow::heard`] or [`Flow::unmakeable`].
+    pub(in super::super) fn next_job(&mut self, now_ms: Millis) -> Option<Job> {
+        self.pump(now_ms);
+        let lines = self.lines.len();
+        for step in 0..lines {
+            let request = (self.turn + step) % lines;
+            if let Some(job) = self.next_of(request, now_ms) {
+                self.turn = (request + 1) % lines;
+                return Some(job);
+            }
+        }
+        (0..lines).find_map(|request| self.next_spilled(request, now_ms))
+    }
+
+    /// Moves on what only waited for time: lanes that opened, batches old enough, requests that are open again.
+    fn pump(&mut self, now_ms: Millis) {
+        let mut cut = Vec::new();
+        while let Some(key) = self.lanes.due(now_ms) {
+            let batcher = &self.batcher;
+            let mut next = self.lanes.next(key, now_ms, |waiting| {
+                let json = waiting.item.json.len();
+                batcher.would_join(waiting.request, waiting.group, json, &waiting.envelope)
+            });
+            while let Some(waiting) = next {
+                let id = self.batcher.add(
+                    waiting.request,
+                    waiting.group,
+                    waiting.item,
+                    &waiting.envelope,
+                    now_ms,
+                    &mut cut,
+                );
+                self.lanes.hold(key, id);
+                let batcher = &self.batcher;
+                next = self.lanes.next(key, now_ms, |waiting| {
+                    let json = waiting.item.json.len();
+                    batcher.would_join(waiting.request, waiting.group, json, &waiting.envelope)
+                });
+            }
+        }
+        self.batcher.cut_due(now_ms, &mut cut);
+        if cut.is_empty()
+            && !self.wants_fresh()
+            && self.lines.iter().all(|line| line.ready.is_empty())
+        {
+            // No company can come: the window is full.
+            self.batcher.cut_all(&mut cut);
+        }
+        self.enqueue(cut);
+        self.reopen(now_ms);
+    }
+
+    fn next_of(&mut self, request: usize, now_ms: Millis) -> Option<Job> {
+        loop {
+            let next = self.sendable(request, now_ms)?;
+            let line = self.lines.get_mut(request)?;
+            let mut job = match next {
+                Next::Retry(key) => line.retries.remove(&key)?,
+                Next::Ready(index) => line.ready.remove(index)?,
+            };
+            self.drop_outdated(&mut job, now_ms);
+            if job.batch.items.is_empty()
+                && let Some(search) = job.search.take()
+            {
+                job.batch.items = search.0.into_kept();
+                self.drop_outdated(&mut job, now_ms);
+            }
+            if !job.batch.items.is_empty() {
+                return Some(self.send_out(job));
+            }
+        }
+    }
+
+    /// The job of a line that may go now: a retry that is due, as it holds the oldest events, else the first one
+    /// that keeps the order of its lanes. Events still in open batches are not waited for.
+    fn sendable(&mut self, request: usize, now_ms: Millis) -> Option<Next> {
+        if !self.open(request, now_ms) {
+            return None;
+        }
+        let (next, items) = self.candidate(request, now_ms)?;
+        let line = self.lines.get_mut(request)?;
+        line.bucket.admits(now_ms, items).then_some(next)
+    }
+
+    fn open(&self, request: usize, now_ms: Millis) -> bool {
+        let Some((rules, line)) = self
+            .options
+            .requests
+            .get(request)
+            .zip(self.lines.get(request))
+        else {
+            return false;
+        };
+        line.in_flight < rules.in_flight_max
+            && self
+                .doors
+                .get(rules.gate)
+                .is_some_and(|door| door.gate.admits(now_ms, door.in_flight))
+    }
+
+    fn candidate(&self, request: usize, now_ms: Millis) -> Option<(Next, u64)> {
+        let line = self.lines.get(request)?;
+        if let Some((key, job)) = line.retries.first_key_value()
+            && key.0 <= now_ms
+        {
+            return Some((Next::Retry(*key), job.items()));
+        }
+        line.ready
+            .iter()
+            .enumerate()
+            .find(|(_, job)| self.lanes_open_ms(job).is_some_and(|at| at <= now_ms))
+            .map(|(index, job)| (Next::Ready(index), job.items()))
+    }
+
+    /// From when on the lanes of a job let it go; none when another job has to go first.
+    fn lanes_open_ms(&self, job: &Job) -> Option<Millis> {
+        if job.split {
+            self.lanes_open_of(job)
+        } else {
+            Some(Millis::MIN)
+        }
+    }
+
+    fn lanes_open_of(&self, job: &Job) -> Option<Millis> {
+        let mut opens_ms = Millis::MIN;
+        for item in &job.batch.items {
+            if let Some(key) = self.lane_of(job.batch.request, item) {
+                opens_ms = opens_ms.max(self.lanes.opens(key, job.batch.id)?);
+            }
+        }
+        Some(opens_ms)
+    }
+
+    fn send_out(&mut self, mut job: Job) -> Job {
+        let request = job.batch.request;
+        let gate = self.options.requests.get(request).map(|rules| rules.gate);
+        let mut decides = false;
+        if let Some(door) = gate.and_then(|gate| self.doors.get_mut(gate)) {
+            decides = door.gate.sent();
+            door.in_flight += 1;
+        }
+        if decides {
+            job.trigger = "probe";
+        } else if job.trigger == "probe" {
+            job.trigger = self.trigger(&job.batch);
+        }
+        if let Some(line) = self.lines.get_mut(request) {
+            line.in_flight += 1;
+            line.bucket.sent(job.items());
+        }
+        self.in_flight += 1;
+        job
+    }
+
+    /// Takes out of a job what has become too old, or older than what came since.
+    fn drop_outdated(&mut self, job: &mut Job, now_ms: Millis) {
+        let looks = |part: usize| {
+            self.options
+                .requests
+                .get(part)
+                .is_some_and(|rules| rules.newest || rules.stale_after_ms.is_some())
+        };
+        if !looks(job.batch.request) && !job.batch.items.iter().any(|item| looks(item.part)) {
+            return;
+        }
+        let mut kept = Vec::with_capacity(job.batch.items.len());
+        let mut gone = Vec::new();
+        for mut item in std::mem::take(&mut job.batch.items) {
+            if self.lose_field(&mut item) {
+                job.wire = None;
+            }
+            match self.outdated(&item, now_ms) {
+                Some(reason) => gone.push((item, reason)),
+                None => kept.push(item),
+            }
+        }
+        job.batch.items = kept;
+        if gone.is_empty() {
+            return;
+        }
+        job.wire = None;
+        let lanes: Vec<_> = gone.iter().map(|(item, _)| item.lane).collect();
+        self.leave_lanes(job, &lanes);
+        for (item, reason) in gone {
+            self.end_item(item, Ended::As(Fate::Skipped(reason.to_owned())), now_ms);
+        }
+    }
+
+    /// An item that is not the newest any more goes on without the field that is about the newest.
+    fn lose_field(&mut self, item: &mut super::Item) -> bool {
+        let rules = self.options.requests.get(item.part);
+        let Some(field) = rules.and_then(|rules| rules.newest_without.clone()) else {
+            return false;
+        };
+        let Some(held) = item.held.as_deref_mut() else {
+            return false;
+        };
+        if !self.marks.superseded(held) {
+            return false;
+        }
+        self.marks.without_newest(held);
+        super::strip(&mut item.json, &field);
+        true
+    }
+
+    fn outdated(&self, item: &super::Item, now_ms: Millis) -> Option<&'static str> {
+        if item
+            .held
+            .as_deref()
+            .is_some_and(|held| self.marks.superseded(held))
+        {
+            return Some("superseded");
+        }
+        let stale_after_ms = self.options.requests.get(item.part)?.stale_after_ms?;
+        let age_ms = now_ms.saturating_sub(self.slots.get(item.slot)?.ts_ms);
+        (age_ms > stale_after_ms).then_some("stale")
+    }
+
+    /// A job has no items any more of these lanes, unless it still has others of them.
+    pub(super) fn leave_lanes(&mut self, job: &Job, gone: &[Option<u64>]) {
+        let Some(space) = self
+            .options
+            .requests
+            .get(job.batch.request)
+            .map(|rules| rules.lanes)
+        else {
+            return;
+        };
+        if gone.iter().all(Option::is_none) {
+            return;
+        }
+        let kept: hashbrown::HashSet<u64> = job.all_items().filter_map(|item| item.lane).collect();
+        for lane in gone.iter().flatten().filter(|lane| !kept.contains(*lane)) {
+            self.lanes.release((space, *lane), job.batch.id);
+        }
+    }
+
+    /// While a request may not be sent for its rate, its oldest waiting item goes by another one.
+    fn next_spilled(&mut self, request: usize, now_ms: Millis) -> Option<Job> {
+        loop {
+            let carrier = self.spills(request, now_ms)?;
+            if !self.open(carrier, now_ms) || !self.lines.get_mut(carrier)?.bucket.admits(now_ms, 1)
+            {
+                return None;
+            }
+            let mut job = self.take_oldest(request, carrier)?;
+            self.drop_outdated(&mut job, now_ms);
+            if !job.batch.items.is_empty() {
+                return Some(self.send_out(job));
+            }
+        }
+    }
+
+    /// The request that carries the items of this one now, if it has any that wait for its rate alone.
+    fn spills(&mut self, request: usize, now_ms: Millis) -> Option<usize> {
+        let carrier = self.options.requests.get(request)?.spill?;
+        let line = self.lines.get_mut(request)?;
+        let first = line.ready.front()?;
+        if first.search.is_some() || first.split {
+            return None;
+        }
+        let items = first.items();
+        (!line.bucket.admits(now_ms, items)).then_some(carrier)
+    }
+
+    /// Takes the first item out of the first job; it becomes a job of the carrier.
+    fn take_oldest(&mut self, request: usize, carrier: usize) -> Option<Job> {
+        let id = self.batcher.new_id();
+        let line = self.lines.get_mut(request)?;
+        let mut job = line.ready.pop_front()?;
+        if job.batch.items.is_empty() {
+            return None;
+        }
+        let item = job.batch.items.remove(0);
+        job.wire = None;
+        if let Some(key) = self.lane_of(request, &item) {
+            self.lanes.hold_before(key, id, job.batch.id);
+        }
+        let (lane, batch) = (item.lane, Batch::of(id, carrier, vec![item], &job.batch));
+        self.leave_lanes(&job, &[lane]);
+        if !job.batch.items.is_empty() {
+            job.split |= self.shares_lanes(&job);
+            if let Some(line) = self.lines.get_mut(request) {
+                line.ready.push_front(job);
+            }
+        }
+        let trigger = self.trigger(&batch);
+        Some(Job::new(batch, trigger))
+    }
+
+    /// Must another job go before this one, for a lane they share?
+    fn shares_lanes(&self, job: &Job) -> bool {
+        self.lanes_open_of(job).is_none()
+    }
+
+    /// When there may be something to send again, nothing else happening.
+    pub(in super::super) fn wakes_ms(&mut self, now_ms: Millis) -> Option<Millis> {
+        let by_line = (0..self.lines.len())
+            .filter_map(|request| self.line_wakes_ms(request, now_ms))
+            .min();
+        [
+            self.batcher.next_due_ms(),
+            self.lanes.next_due_ms(),
+            by_line,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn line_wakes_ms(&mut self, request: usize, now_ms: Millis) -> Option<Millis> {
+        let own = self.jobs_wake_ms(request, now_ms);
+        let spilled = self.spills(request, now_ms).and_then(|carrier| {
+            let opens_ms = self.opens_ms(carrier, now_ms)?;
+            let bucket = &mut self.lines.get_mut(carrier)?.bucket;
+            Some(opens_ms.max(bucket.opens_ms(now_ms, 1)?))
+        });
+        [own, spilled].into_iter().flatten().min()
+    }
+
+    fn jobs_wake_ms(&mut self, request: usize, now_ms: Millis) -> Option<Millis> {
+        let opens_ms = self.opens_ms(request, now_ms)?;
+        let line = self.lines.get(request)?;
+        let retry = line
+            .retries
+            .first_key_value()
+            .map(|(key, job)| (key.0, job.items()));
+        let due = retry.is_some_and(|(at_ms, _)| at_ms <= now_ms);
+        let ready = if due { None } else { self.first_ready(request) };
+        let line = self.lines.get_mut(request)?;
+        [retry, ready]
+            .into_iter()
+            .flatten()
+            .filter_map(|(at_ms, items)| {
+                let bucket_ms = line.bucket.opens_ms(now_ms, items)?;
+                Some(at_ms.max(opens_ms).max(bucket_ms))
+            })
+            .min()
+    }
+
+    /// The job of `ready` that can go first, by time.
+    fn first_ready(&self, request: usize) -> Option<(Millis, u64)> {
+        let mut first: Option<(Millis, u64)> = None;
+        for job in &self.lines.get(request)?.ready {
+            if let Some(at_ms) = self.lanes_open_ms(job)
+                && first.is_none_or(|(known, _)| at_ms < known)
+            {
+                first = Some((at_ms, job.items()));
+            }
+            if !job.split {
+                break;
+            }
+        }
+        first
+    }
+
+    /// From when on a request may go through its gate; none when an answer has to come first.
+    fn opens_ms(&self, request: usize, now_ms: Millis) -> Option<Millis> {
+        let rules = self.options.requests.get(request)?;
+        let line = self.lines.get(request)?;
+        let door = self.doors.get(rules.gate)?;
+        if line.in_flight >= rules.in_flight_max {
+            return None;
+        }
+        match door.gate.wakes_ms() {
+            Some(at_ms) => (door.in_flight == 0).then_some(at_ms),
+            None => door
+                .gate
+                .admits(now_ms, door.in_flight)
+                .then_some(Millis::MIN),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The events in memory that have no outcome yet: each in a slot, with what its parts came to so far. Pure.
+
+use bytes::Bytes;
+
+use super::Origin;
+use crate::blueprint::RequestPlan;
+use crate::clock::Millis;
+use crate::journal::Seq;
+
+/// How the parts of an event ended so far; the worst word wins, then the best.
+#[derive(Debug)]
+pub(super) enum Fate {
+    Skipped(String),
+    Delivered,
+    Dead {
+        reason: String,
+        detail: String,
+        status: Option<u16>,
+        answer: String,
+    },
+}
+
+/// One part of an event ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// For good.
+    As(Fate),
+    /// Not now: the event is set apart when its other parts have ended.
+    Apart {
+        /// Looked at again then.
+        due_ms: Millis,
+        /// Why it waits: a label.
+        reason: String,
+    },
+}
+
+/// An event in memory.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub seq: Seq,
+    /// When it was accepted.
+    pub at_ms: Millis,
+    /// Its own time.
+    pub ts_ms: Millis,
+    pub record: Bytes,
+    pub origin: Origin,
+    /// Parts under way.
+    pub open: usize,
+    pub attempts: u32,
+    /// Memory it takes.
+    pub bytes: usize,
+    pub fate: Option<Fate>,
+    /// Requests that need not be made again, by bit.
+    pub delivered: u64,
+    /// Requests with a part that did not get through, by bit.
+    pub undone: u64,
+    /// When to look at it again, and why it waits.
+    pub apart: Option<(Millis, String)>,
+}
+
+impl Slot {
+    /// Writes down how a part for a request ended.
+    pub(super) fn end_part(&mut self, request: usize, ended: Ended) {
+        match ended {
+            Ended::As(fate) => {
+                match fate {
+                    Fate::Delivered => self.delivered |= bit(request),
+                    Fate::Skipped(_) | Fate::Dead { .. } => self.undone |= bit(request),
+                }
+                merge(&mut self.fate, fate);
+            }
+            Ended::Apart { due_ms, reason } => {
+                self.undone |= bit(request);
+                match &mut self.apart {
+                    Some((due, _)) if *due <= due_ms => {}
+                    apart => *apart = Some((due_ms, reason)),
+                }
+            }
+        }
+    }
+
+    /// Requests that need not be made again when the event comes back.
+    pub(super) fn parts_done(&self) -> u64 {
+        self.delivered & !self.undone
+    }
+}
+
+/// A request's bit in `parts_done`; requests beyond the 64th have none, and are made again.
+pub(in super::super) fn bit(request: usize) -> u64 {
+    u32::try_from(request)
+        .ok()
+        .and_then(|request| 1_u64.checked_shl(request))
+        .unwrap_or(0)
+}
+
+/// The reason of events set apart because a request is closed.
+pub(in super::super) fn paused_reason(request: &str) -> String {
+    format!("paused_{request}")
+}
+
+/// Every reason under which events of a plan may wait for a request to work again.
+pub(in super::super) fn paused_reasons(requests: &[RequestPlan]) -> Vec<String> {
+    requests
+        .iter()
+        .map(|request| paused_reason(&request.name))
+        .collect()
+}
+
+/// A fate of our own making.
+pub(super) fn dead(reason: &str, detail: String) -> Fate {
+    Fate::Dead {
+        reason: reason.to_owned(),
+        detail,
+        status: None,
+        answer: String::new(),
+    }
+}
+
+/// One outcome per event: dead if any part is, else delivered if any part is, else skipped.
+pub(super) fn merge(fate: &mut Option<Fate>, other: Fate) {
+    fn rank(fate: &Fate) -> u8 {
+        match fate {
+            Fate::Skipped(_) => 0,
+            Fate::Delivered => 1,
+            Fate::Dead { .. } => 2,
+        }
+    }
+    if fate.as_ref().is_none_or(|known| rank(&other) > rank(known)) {
+        *fate = Some(other);
+    }
+}
+
+/// The slots, and how much is in them.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+    pub(super) fresh: usize,
+    pub(super) parked: usize,
+    pub(super) bytes: usize,
+}
+
+impl Slots {
+    /// Takes an event in; returns its place.
+    pub(super) fn insert(&mut self, slot: Slot) -> usize {
+        self.bytes += slot.bytes;
+        *self.counter(&slot.origin) += 1;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        if let Some(place) = self.slots.get_mut(index) {
+            *place = Some(slot);
+        }
+        index
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Slot> {
+        self.slots.get(index)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Slot> {
+        self.slots.get_mut(index)?.as_mut()
+    }
+
+    /// Notes how a part ended; gives the event back when that was its last.
+    pub(super) fn part_ended(
+        &mut self,
+        index: usize,
+        request: usize,
+        ended: Ended,
+    ) -> Option<Slot> {
+        let place = self.slots.get_mut(index)?;
+        let slot = place.as_mut()?;
+        slot.end_part(request, ended);
+        slot.open = slot.open.saturating_sub(1);
+        if slot.open > 0 {
+            return None;
+        }
+        let slot = place.take()?;
+        self.free.push(index);
+        self.bytes = self.bytes.saturating_sub(slot.bytes);
+        let counter = self.counter(&slot.origin);
+        *counter = counter.saturating_sub(1);
+        Some(slot)
+    }
+
+    fn counter(&mut self, origin: &Origin) -> &mut usize {
+        match origin {
+            Origin::Fresh => &mut self.fresh,
+            Origin::Parked { .. } => &mut self.parked,
+        }
+    }
+}
