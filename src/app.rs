@@ -10,6 +10,7 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::assignments::{Assignments, Follower};
 use crate::clock::SharedClock;
 use crate::config::Settings;
 use crate::delivery::{self, Delivery};
@@ -52,6 +53,7 @@ pub struct App {
     delivery: Delivery,
     delivery_runtime: DeliveryRuntime,
     logbook: Logbook,
+    follower: Follower,
     draining: Arc<AtomicBool>,
     drain: Duration,
 }
@@ -85,6 +87,12 @@ impl App {
         let logbook = Logbook::open(
             &data_dir.join("attempts.db"),
             logbook_options(&settings),
+            clock.clone(),
+        )?;
+
+        let assignments = Assignments::open(
+            &data_dir.join("assignments.db"),
+            ms(settings.assignments_keep_s),
             clock.clone(),
         )?;
 
@@ -124,6 +132,7 @@ impl App {
                 seed: rand::random(),
             },
         );
+        let follower = Follower::start(assignments.clone(), journal.clone());
         drop(delivery_context);
         let draining = Arc::new(AtomicBool::new(false));
         let ingest = ingest::router(ingest::State {
@@ -141,6 +150,7 @@ impl App {
             journal: journal.clone(),
             delivery: Arc::new(delivery.handle()),
             logbook: logbook.clone(),
+            assignments,
             clock: clock.clone(),
         });
         let ops = ops::router(ops::Ops {
@@ -185,6 +195,7 @@ impl App {
             delivery,
             delivery_runtime,
             logbook,
+            follower,
             draining,
             drain,
         })
@@ -214,6 +225,7 @@ impl App {
             delivery,
             delivery_runtime,
             logbook,
+            follower,
             draining,
             drain,
             ..
@@ -242,6 +254,7 @@ impl App {
             for other in served {
                 other.await?;
             }
+            follower.stop().await;
             logbook.close().await;
             journal.close().await;
             anyhow::Ok(())
