@@ -510,7 +510,7 @@ mod tests {
                 .all(|(_, origin)| *origin == Origin::Default)
         );
         // Every key that is read stands in the file: a key missing there would have parsed as an empty text and failed.
-        assert_eq!(settings.effective.len(), 24);
+        assert_eq!(settings.effective.len(), 25);
     }
 
     #[test]
