@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agents;
+use crate::assignments::{Assignments, Follower};
 use crate::clock::SharedClock;
 use crate::config::Settings;
 use crate::datafile::{Flags, Odp};
@@ -57,6 +58,7 @@ pub struct App {
     delivery: Delivery,
     delivery_runtime: DeliveryRuntime,
     logbook: Logbook,
+    follower: Follower,
     draining: Arc<AtomicBool>,
     drain: Duration,
 }
@@ -90,6 +92,12 @@ impl App {
         let logbook = Logbook::open(
             &data_dir.join("attempts.db"),
             logbook_options(&settings),
+            clock.clone(),
+        )?;
+
+        let assignments = Assignments::open(
+            &data_dir.join("assignments.db"),
+            ms(settings.assignments_keep_s),
             clock.clone(),
         )?;
 
@@ -134,6 +142,7 @@ impl App {
                 seed: rand::random(),
             },
         );
+        let follower = Follower::start(assignments.clone(), journal.clone());
         drop(delivery_context);
         let rules: SharedRules = Arc::new(Flags::new(datafiles.clone()));
         let agents = Agents::start(agent::Parts {
@@ -164,6 +173,7 @@ impl App {
             journal: journal.clone(),
             delivery: Arc::new(delivery.handle()),
             logbook: logbook.clone(),
+            assignments,
             clock: clock.clone(),
         });
         let ops = ops::router(ops::Ops {
@@ -209,6 +219,7 @@ impl App {
             delivery,
             delivery_runtime,
             logbook,
+            follower,
             draining,
             drain,
         })
@@ -239,6 +250,7 @@ impl App {
             delivery,
             delivery_runtime,
             logbook,
+            follower,
             draining,
             drain,
             ..
@@ -268,6 +280,7 @@ impl App {
             for other in served {
                 other.await?;
             }
+            follower.stop().await;
             logbook.close().await;
             journal.close().await;
             anyhow::Ok(())

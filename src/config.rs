@@ -122,6 +122,8 @@ pub struct Settings {
     pub attempts_keep_s: u64,
     /// How many bytes of them.
     pub attempts_bytes: u64,
+    /// How long an assignment that is not renewed is kept, in seconds.
+    pub assignments_keep_s: u64,
     /// Each setting's value as shown to people, and where it came from.
     pub effective: BTreeMap<String, (String, Origin)>,
 }
@@ -418,6 +420,7 @@ impl Reader {
             free_bytes_min: self.number("free_bytes_min"),
             attempts_keep_s: self.positive("attempts_keep_s"),
             attempts_bytes: self.positive("attempts_bytes"),
+            assignments_keep_s: self.positive("assignments_keep_s"),
             effective: self
                 .values
                 .iter()
@@ -507,7 +510,7 @@ mod tests {
                 .all(|(_, origin)| *origin == Origin::Default)
         );
         // Every key that is read stands in the file: a key missing there would have parsed as an empty text and failed.
-        assert_eq!(settings.effective.len(), 24);
+        assert_eq!(settings.effective.len(), 25);
     }
 
     #[test]

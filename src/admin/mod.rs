@@ -3,6 +3,7 @@
 //! One file per resource. Handlers read a request, ask registry, journal, delivery or logbook, and describe the
 //! answer; they decide nothing. Who may call what stands beside each call and is enforced in [`auth`].
 
+mod assignments;
 mod audit;
 mod auth;
 mod blueprints;
@@ -37,6 +38,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::assignments::Assignments;
 use crate::clock::{Millis, SharedClock};
 use crate::journal::Journal;
 use crate::logbook::Logbook;
@@ -56,6 +58,8 @@ pub struct Parts {
     pub delivery: Arc<dyn DeliveryControl>,
     /// The bounded logs.
     pub logbook: Logbook,
+    /// Who has which variation of which flag.
+    pub assignments: Assignments,
     /// What time it is.
     pub clock: SharedClock,
 }
@@ -79,6 +83,10 @@ impl Admin {
 
     fn logbook(&self) -> &Logbook {
         &self.0.logbook
+    }
+
+    fn assignments(&self) -> &Assignments {
+        &self.0.assignments
     }
 
     fn now_ms(&self) -> Millis {
@@ -182,6 +190,7 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(replays::show, replays::cancel))
         .routes(routes!(rejected::list))
         .routes(routes!(ledger::show))
+        .routes(routes!(assignments::list))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))
         .routes(routes!(later::sync_runs))

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use super::{DeliveryControl, Parts, openapi, router};
+use crate::assignments::Assignments;
 use crate::blueprint::Tables;
 use crate::clock::{ManualClock, SharedClock};
 use crate::delivery::status::Status;
@@ -150,6 +151,12 @@ impl Api {
             journal: journal.clone(),
             delivery: Arc::<Idle>::clone(&delivery),
             logbook: Logbook::none(),
+            assignments: Assignments::open(
+                &dir.path().join("assignments.db"),
+                i64::MAX,
+                Arc::clone(&clock),
+            )
+            .unwrap(),
             clock,
         });
         Self {

@@ -336,6 +336,12 @@ fn event_path<'a>(root: Root, steps: &'a [Box<str>], cx: Cx<'a>) -> Val<'a> {
 
 fn row_path<'a>(steps: &'a [Box<str>], cx: Cx<'a>) -> Val<'a> {
     match (cx.row, steps) {
+        // A thing that is a single value, as if it stood alone.
+        (Some(Row::Item(value)), [first])
+            if first.as_ref() == "value" && !value.is_object() && !value.is_array() =>
+        {
+            known(value)
+        }
         (Some(Row::Item(value)), steps) => down(value, steps),
         (Some(Row::Pair(key, _)), [first]) if first.as_ref() == "key" => {
             if key.is_empty() {

@@ -37,7 +37,7 @@ mod types;
 pub use types::{
     AppendError, Appended, Chunk, DeadFilter, DeadLetter, Entry, Feed, FeedStart, Health,
     JournalError, Ledger, Mark, Options, Outcome, Parked, Record, ReplayProgress, Seq, Settle,
-    Tally,
+    Tally, is_own,
 };
 
 /// Dead letters moved in one step of a replay: commits go on in between.
@@ -407,7 +407,7 @@ impl Journal {
         }
     }
 
-    /// The books of every feed, all as of one moment.
+    /// The books of every integration, all as of one moment. Feeds of the gateway's own are left out.
     ///
     /// # Errors
     /// None so far.
@@ -417,6 +417,7 @@ impl Journal {
         Ok(books
             .feeds
             .values()
+            .filter(|feed| !is_own(&feed.id))
             .map(|feed| feed.ledger(books.next, books.duplicates))
             .collect())
     }

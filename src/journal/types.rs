@@ -211,6 +211,13 @@ pub struct Feed {
     pub parked: u64,
 }
 
+/// Whether a feed is the gateway's own (its name begins with `.`): it holds back trimming like any other, but is no
+/// integration's, and has no place in the books.
+#[must_use]
+pub fn is_own(feed: &str) -> bool {
+    feed.starts_with('.')
+}
+
 /// A feed's books. `accepted = delivered + skipped + deduplicated + dead + pending` holds by construction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ledger {

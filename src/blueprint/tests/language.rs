@@ -173,7 +173,7 @@ fn functions_do_what_the_page_says() {
         ("=text(properties.yes)", json!("true")),
         ("=lower(trim(properties.spaced))", json!("x@y")),
         ("=upper(properties.a)", json!("A B")),
-        ("=join(properties.tags, \", \")", json!("a, 2")),
+        ("=join(properties.tags, \", \")", json!("a, 2, true")),
         ("=slug(properties.slug)", json!("new_checkout_2")),
         ("=number(properties.text)", json!(89.99)),
         ("=count(properties.rows)", json!(3)),
@@ -230,7 +230,7 @@ fn functions_do_what_the_page_says() {
         serde_json::from_str(
             r#"{"traits":{"plan":"own"},"context":{"traits":{"plan":"context","city":"Leeds"}},
             "properties":{"empty":"","a":"A b","n":5.0,"yes":true,"no":false,"big":9007199254740993,"spaced":" X@Y ",
-            "tags":["a",null,"",2,{}],"slug":"New-Checkout 2!","text":"89.99","ms":1795183407412,"when":"2026-11-20T15:03:27+01:00",
+            "tags":["a",null,"",2,true],"slug":"New-Checkout 2!","text":"89.99","ms":1795183407412,"when":"2026-11-20T15:03:27+01:00",
             "rows":[{"price":19.99,"quantity":3},{"price":0.05,"quantity":1},{"price":7}],
             "group":{"x":1,"y":{"z":2,"l":[1]}},"odd name.x":1}}"#,
         )
