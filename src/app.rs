@@ -11,12 +11,13 @@ use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::Agents;
 use crate::clock::SharedClock;
 use crate::config::Settings;
-use crate::datafile::Odp;
+use crate::datafile::{Flags, Odp};
 use crate::delivery::{self, Delivery};
 use crate::delivery::{Handle, WebhookError};
-use crate::ingest::{Segments, SegmentsCache, WebhookAnswer, WebhookSink};
+use crate::ingest::{Segments, SegmentsCache, SharedRules, WebhookAnswer, WebhookSink};
 use crate::journal::store::sqlite::SqliteStore;
 use crate::journal::{self, Journal};
 use crate::logbook::{self, Logbook};
@@ -30,7 +31,7 @@ use crate::vendor::guard::Guard;
 use crate::vendor::http::Client;
 use crate::vendor::odp::segments::Caching;
 use crate::vendor::optimizely::webhook::NoticeError;
-use crate::{admin, blueprint, ingest, metrics, ops, telemetry, vendor};
+use crate::{admin, agent, blueprint, ingest, metrics, ops, telemetry, vendor};
 
 /// Niceness of delivery's threads: about a tenth of the processor when acceptance wants all of it.
 const DELIVERY_NICENESS: i32 = 10;
@@ -52,6 +53,7 @@ pub struct App {
     issued: Issued,
     services: Vec<(TcpListener, Router, ServeOptions)>,
     journal: Journal,
+    agents: Agents,
     delivery: Delivery,
     delivery_runtime: DeliveryRuntime,
     logbook: Logbook,
@@ -121,7 +123,7 @@ impl App {
         let delivery = Delivery::start(
             journal.clone(),
             registry.view(),
-            client,
+            client.clone(),
             logbook.clone(),
             clock.clone(),
             delivery::Options {
@@ -131,6 +133,16 @@ impl App {
             },
         );
         drop(delivery_context);
+        let rules: SharedRules = Arc::new(Flags::new(datafiles.clone()));
+        let agents = Agents::start(agent::Parts {
+            view: registry.view(),
+            client,
+            journal: journal.clone(),
+            logbook: logbook.clone(),
+            rules: rules.clone(),
+            clock: clock.clone(),
+            random: Arc::new(rand::random::<u64>),
+        });
         let draining = Arc::new(AtomicBool::new(false));
         let ingest = ingest::router(ingest::State {
             journal: journal.clone(),
@@ -141,7 +153,7 @@ impl App {
             limits: ingest_options(&settings),
             draining: draining.clone(),
             webhooks: Some(Arc::new(Webhooks(delivery.handle()))),
-            rules: Arc::new(crate::event::decision::NoRules),
+            rules,
             datafiles,
             segments: Some(Arc::new(QualifiedSegments(segments))),
         });
@@ -191,6 +203,7 @@ impl App {
                 (metrics_listener, ops, inner),
             ],
             journal,
+            agents,
             delivery,
             delivery_runtime,
             logbook,
@@ -220,6 +233,7 @@ impl App {
         let Self {
             services,
             journal,
+            agents,
             delivery,
             delivery_runtime,
             logbook,
@@ -246,6 +260,7 @@ impl App {
             if let Some(ingest) = served.next() {
                 ingest.await?;
             }
+            agents.stop().await;
             delivery.stop(drain).await;
             late.cancel();
             for other in served {

@@ -17,6 +17,7 @@ pub mod secret;
 pub mod telemetry;
 
 pub mod admin;
+pub mod agent;
 pub mod blueprint;
 pub mod datafile;
 pub mod delivery;

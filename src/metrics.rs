@@ -90,6 +90,22 @@ pub fn describe() {
         "aqueduct_datafile_fetches_total",
         "Datafile fetches, by result"
     );
+    describe_gauge!(
+        "aqueduct_agent_stream_connected",
+        "1 while the event stream of a source's Agent is open"
+    );
+    describe_counter!(
+        "aqueduct_agent_stream_gaps_total",
+        "Times in which an Agent's event stream was not heard; what it decided then is not known here"
+    );
+    describe_counter!(
+        "aqueduct_agent_stream_gap_milliseconds_total",
+        "Time without an Agent's event stream"
+    );
+    describe_counter!(
+        "aqueduct_agent_stream_connects_total",
+        "Attempts to open an Agent's event stream, by result"
+    );
     describe_counter!(
         "aqueduct_logbook_dropped_total",
         "Log rows or bodies left out because the log could not keep up"
@@ -214,6 +230,26 @@ pub fn datafile_info(integration: &str, revision: &str) -> Gauge {
 /// Datafile fetches: `updated`, `unchanged`, `failed`, `refused`.
 pub fn datafile_fetches(integration: &str, result: &'static str) -> Counter {
     counter!("aqueduct_datafile_fetches_total", "integration" => integration.to_owned(), "result" => result)
+}
+
+/// 1 while the event stream of a source's Agent is open.
+pub fn agent_stream_connected(source: &str) -> Gauge {
+    gauge!("aqueduct_agent_stream_connected", "source" => source.to_owned())
+}
+
+/// Times in which an Agent's stream was not heard: what it decided then is not known here.
+pub fn agent_stream_gaps(source: &str) -> Counter {
+    counter!("aqueduct_agent_stream_gaps_total", "source" => source.to_owned())
+}
+
+/// Time without an Agent's stream, in milliseconds.
+pub fn agent_stream_gap_ms(source: &str) -> Counter {
+    counter!("aqueduct_agent_stream_gap_milliseconds_total", "source" => source.to_owned())
+}
+
+/// Attempts to open an Agent's stream: `opened`, `refused` (a status other than 200) or `failed`.
+pub fn agent_stream_connects(source: &str, result: &'static str) -> Counter {
+    counter!("aqueduct_agent_stream_connects_total", "source" => source.to_owned(), "result" => result)
 }
 
 /// Log rows (`row`) or bodies (`body`) left out.

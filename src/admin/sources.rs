@@ -8,8 +8,10 @@ use super::Admin;
 use super::extract::{Body, MaybeBody, Params};
 use super::page::{Page, Paging, rfc3339};
 use super::problem::{Problem, ProblemBody};
+use crate::registry::NewAgent;
 use crate::registry::audit::Actor;
 use crate::registry::picture::SourceEntry;
+use crate::secret::Secret;
 
 /// A source.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
@@ -21,9 +23,22 @@ pub(super) struct SourceView {
     created_at: String,
     /// Its live keys, oldest first; two while rotating.
     keys: Vec<KeyView>,
+    /// The Optimizely Agent whose decisions it listens to; null = none.
+    agent: Option<AgentView>,
     /// The new key; shown only in the answer that made it.
     #[serde(skip_serializing_if = "Option::is_none")]
     write_key: Option<String>,
+}
+
+/// An Optimizely Agent a source listens to.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub(super) struct AgentView {
+    /// Its base address.
+    url: String,
+    /// The end of the SDK key it is asked with.
+    sdk_key: String,
+    /// Kinds of notifications it is asked for.
+    filter: String,
 }
 
 /// A live write key, by its beginning.
@@ -44,6 +59,22 @@ pub(super) struct NewSource {
     /// Events a second it may post; no limit of its own when left out.
     #[serde(default)]
     rate: Option<u32>,
+    /// Also listen to the decisions of this Optimizely Agent.
+    #[serde(default)]
+    agent: Option<NewAgentBody>,
+}
+
+/// An Optimizely Agent to listen to, by `GET /v1/notifications/event-stream`.
+#[derive(Debug, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewAgentBody {
+    /// Its base address, e.g. `https://agent.example.org`; a private one has to be in AQUEDUCT_EGRESS_ALLOW.
+    url: String,
+    /// SDK key of the environment it is asked about; kept encrypted, shown by its end only.
+    sdk_key: String,
+    /// Kinds of notifications, comma-separated; `decision` when left out. Others than decisions are read and ignored.
+    #[serde(default)]
+    filter: Option<String>,
 }
 
 /// A new key.
@@ -72,6 +103,11 @@ impl From<&SourceEntry> for SourceView {
                     created_at: rfc3339(key.created_at_ms),
                 })
                 .collect(),
+            agent: entry.agent.as_ref().map(|agent| AgentView {
+                url: agent.url.clone(),
+                sdk_key: agent.sdk_key.hint(),
+                filter: agent.filter.clone(),
+            }),
             write_key: None,
         }
     }
@@ -136,9 +172,14 @@ pub(super) async fn create(
     Extension(actor): Extension<Actor>,
     Body(body): Body<NewSource>,
 ) -> Result<(StatusCode, Json<SourceView>), Problem> {
+    let agent = body.agent.map(|agent| NewAgent {
+        url: agent.url,
+        sdk_key: Secret::new(agent.sdk_key),
+        filter: agent.filter,
+    });
     let (id, key) = admin
         .registry()
-        .create_source(&actor, &body.name, body.rate)
+        .create_source(&actor, &body.name, body.rate, agent)
         .await?;
     let mut view = known(&admin, &id)?;
     view.write_key = Some(key.expose().to_owned());

@@ -11,6 +11,7 @@ mod audience;
 mod bucket;
 mod cast;
 mod decide;
+mod flags;
 mod info;
 mod options;
 mod read;
@@ -28,6 +29,7 @@ use audience::Tree;
 
 pub use audience::Traits;
 pub use decide::{Decision, Forced, HeldOut, RuleType, User};
+pub use flags::Flags;
 pub use info::{RuleInfo, RuleKind};
 pub use options::{Options, UnknownOption};
 pub use shared::{Known, Shared};

@@ -190,6 +190,7 @@ impl House {
         let view: SharedView = Arc::new(arc_swap::ArcSwap::from_pointee(View {
             sources_by_key: HashMap::new(),
             integrations,
+            ..View::default()
         }));
         let guard = Arc::new(Guard::parse(&["127.0.0.0/8"]).unwrap());
         let client = Client::new(guard, "aqueduct/test", clock.clone()).unwrap();
@@ -220,6 +221,7 @@ impl House {
         self.view.store(Arc::new(View {
             sources_by_key: HashMap::new(),
             integrations,
+            ..View::default()
         }));
     }
 

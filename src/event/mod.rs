@@ -177,6 +177,20 @@ fn mended(record: &[u8]) -> Option<Vec<u8>> {
     changed.then_some(out)
 }
 
+/// A message id for an event that came without one: a UUIDv7. `chance`: random bits.
+#[must_use]
+pub fn made_message_id(now_ms: Millis, chance: [u64; 2]) -> Uuid {
+    let mut random = [0; 10];
+    for (to, from) in random
+        .iter_mut()
+        .zip(chance.map(u64::to_le_bytes).as_flattened())
+    {
+        *to = *from;
+    }
+    let ms = u64::try_from(now_ms).unwrap_or_default();
+    uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid()
+}
+
 /// The id vendors deduplicate by: a function of source and message id alone, so that a repeated post,
 /// a retry, a replay and a crash recovery all say the same.
 #[must_use]

@@ -6,14 +6,13 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use std::sync::Arc;
-use uuid::Uuid;
 
 use super::auth::Account;
 use super::refusal::Refusal;
 use super::{Backend, Gate, json};
 use crate::clock::Millis;
-use crate::event::Kind;
 use crate::event::parse::{Acceptance, Body as Events, Fault};
+use crate::event::{Kind, made_message_id};
 use crate::journal::Record;
 use crate::logbook::Rejected;
 use crate::metrics;
@@ -127,7 +126,7 @@ impl<B: Backend> Gate<B> {
             now_ms,
             account,
         };
-        let make_id = || self.make_id(now_ms);
+        let make_id = || made_message_id(now_ms, [(self.random)(), (self.random)()]);
         let acceptance = Acceptance {
             source: &sorted.account.source.id,
             received_at_ms: now_ms,
@@ -163,17 +162,6 @@ impl<B: Backend> Gate<B> {
             }
         }
         Ok(sorted)
-    }
-
-    /// A message id for an event that came without one: a UUIDv7.
-    pub(super) fn make_id(&self, now_ms: Millis) -> Uuid {
-        let mut random = [0; 10];
-        let chance = [(self.random)().to_le_bytes(), (self.random)().to_le_bytes()];
-        for (to, from) in random.iter_mut().zip(chance.as_flattened()) {
-            *to = *from;
-        }
-        let ms = u64::try_from(now_ms).unwrap_or_default();
-        uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid()
     }
 
     fn log(&self, account: &Account, refused: Refused, now_ms: Millis) {

@@ -21,7 +21,7 @@ use crate::clock::Millis;
 use crate::datafile::{self, Known, Odp, RuleKind, Traits, User};
 use crate::event::decision::{self, Origin};
 use crate::event::parse::Body as Events;
-use crate::event::{Kind, event_id, time};
+use crate::event::{Kind, event_id, made_message_id, time};
 use crate::journal::Record;
 
 mod ask;
@@ -168,10 +168,9 @@ impl<B: Backend> Gate<B> {
         decisions: &[Decided<'_>],
         now_ms: Millis,
     ) -> Vec<Record> {
-        let given = ask
-            .message_id
-            .clone()
-            .unwrap_or_else(|| self.make_id(now_ms).to_string());
+        let given = ask.message_id.clone().unwrap_or_else(|| {
+            made_message_id(now_ms, [(self.random)(), (self.random)()]).to_string()
+        });
         let source = &account.source.id;
         decisions
             .iter()
@@ -234,7 +233,7 @@ impl Decided<'_> {
         let mut event = decision::Decision::of(Origin::Gateway, made.flag_key, made.enabled);
         event.variation_key = own(made.variation_key);
         event.rule_key = own(made.rule_key);
-        event.rule_kind = Some(kind(made.kind));
+        event.rule_kind = Some(made.kind);
         event.experiment_key = own(made.rule_key);
         event.experiment_id = own(made.experiment_id);
         event.variation_id = own(made.variation_id);
@@ -254,17 +253,6 @@ impl Decided<'_> {
             impression_id: event_id(source, &format!("{message_id}:held_out")),
         });
         event
-    }
-}
-
-fn kind(kind: RuleKind) -> decision::RuleKind {
-    match kind {
-        RuleKind::Experiment => decision::RuleKind::Experiment,
-        RuleKind::Rollout => decision::RuleKind::Rollout,
-        RuleKind::EveryoneElse => decision::RuleKind::EveryoneElse,
-        RuleKind::Holdout => decision::RuleKind::Holdout,
-        RuleKind::Forced => decision::RuleKind::Forced,
-        RuleKind::None => decision::RuleKind::None,
     }
 }
 

@@ -6,6 +6,7 @@ use rusqlite::Transaction;
 use serde_json::json;
 
 use super::Role;
+use super::agents::NewAgent;
 use super::audit::{self, Actor, Deed, role_word};
 use super::control::{ChangeError, Registry};
 use super::draft::{fault, good_name};
@@ -23,17 +24,18 @@ const LIVE_KEYS_MAX: usize = 2;
 const PREFIX_CHARS: usize = 8;
 
 impl Registry {
-    /// Makes a source and its first key. Returns its id and the key, which is shown only now.
+    /// Makes a source and its first key; with an Agent it also listens to that one's decisions. Returns its id and the key, which is shown only now.
     ///
     /// # Errors
-    /// When the name cannot be used or is taken, or the database fails.
+    /// When the name or the Agent's address cannot be used or is taken, or the database fails.
     pub async fn create_source(
         &self,
         actor: &Actor,
         name: &str,
         rate: Option<u32>,
+        agent: Option<NewAgent>,
     ) -> Result<(String, Secret), ChangeError> {
-        let done = self.try_create_source(actor, name, rate).await;
+        let done = self.try_create_source(actor, name, rate, agent).await;
         self.noted(actor, "source.create", name, done).await
     }
 
@@ -42,6 +44,7 @@ impl Registry {
         actor: &Actor,
         name: &str,
         rate: Option<u32>,
+        agent: Option<NewAgent>,
     ) -> Result<(String, Secret), ChangeError> {
         let mut faults = Vec::new();
         let name = checked_name(name, &mut faults);
@@ -52,6 +55,7 @@ impl Registry {
                 "is 0; give events a second, or leave it out for no limit",
             ));
         }
+        let agent = agent.and_then(|agent| agent.checked(&*self.0.checks.urls, &mut faults));
         let _turn = self.0.turn.lock().await;
         if self
             .picture()
@@ -74,7 +78,12 @@ impl Registry {
             let key = inner.random.write_key();
             let id = insert_source(tx, &inner.random, &name, rate, now_ms)?;
             insert_key(tx, &inner.random, &id, &key, "made", "first key", now_ms)?;
-            let after = Some(json!({ "name": name, "rate": rate, "key": prefix(&key) }));
+            let mut after = json!({ "name": name, "rate": rate, "key": prefix(&key) });
+            if let Some(agent) = &agent {
+                super::agents::insert(tx, inner, &id, agent)?;
+                after["agent"] = super::agents::masked(agent);
+            }
+            let after = Some(after);
             write(tx, now_ms, &actor, "source.create", &id, None, after)?;
             Ok((id, key))
         })

@@ -443,6 +443,7 @@ fn read_fact(kept: &str) -> Option<Sealed> {
 
 /// Seals again, with the first key, what was sealed with another: after one start the old key can be taken away.
 fn reseal(tx: &Transaction<'_>, ring: &KeyRing, random: &Random) -> Result<(), PictureError> {
+    super::agents::reseal(tx, ring, random)?;
     let rows = {
         let mut query = tx
             .prepare("SELECT integration, field, key_id, sealed FROM secrets")

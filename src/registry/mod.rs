@@ -11,6 +11,7 @@ pub mod store;
 pub mod tokens_only;
 
 mod access;
+mod agents;
 mod control;
 mod draft;
 mod integrations;
@@ -21,6 +22,7 @@ mod values;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use agents::NewAgent;
 pub use control::{ChangeError, Given, OpenError, Registry};
 pub use draft::shipped_variants;
 pub use integrations::Changed;
@@ -28,6 +30,7 @@ pub use replays::ReplayRow;
 
 use crate::blueprint::{Blueprint, Config, Plan};
 use crate::clock::Millis;
+use crate::secret::Secret;
 
 /// An app allowed to post events.
 #[derive(Debug, Clone)]
@@ -42,6 +45,17 @@ pub struct Source {
     pub enabled: bool,
     /// When it was made.
     pub created_at_ms: Millis,
+}
+
+/// An Optimizely Agent whose decisions a source listens to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// The Agent's base address, as `https://agent.example.org`.
+    pub url: String,
+    /// The key it is asked with.
+    pub sdk_key: Secret,
+    /// Kinds of notifications asked for, comma-separated; `decision` is one of them.
+    pub filter: String,
 }
 
 /// Why and since when an admin stopped an integration.
@@ -139,6 +153,8 @@ pub struct View {
     pub sources_by_key: HashMap<[u8; 32], Arc<Source>>,
     /// Integrations by id, in order of installation.
     pub integrations: Vec<Arc<Integration>>,
+    /// Sources that listen to an Agent.
+    pub agents: Vec<(Arc<Source>, Arc<Agent>)>,
 }
 
 /// A view shared by readers: `load()` it per request or step.

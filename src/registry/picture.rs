@@ -14,7 +14,7 @@ use super::checks::Checks;
 use super::seal::{KeyRing, UnsealError};
 use super::store::{IntegrationRow, KeyRow, Rows, SecretRow, StoreError, TokenRow};
 use super::values::{from_stored, masked};
-use super::{Integration, Pause, Role, Source, Tuning, View};
+use super::{Agent, Integration, Pause, Role, Source, Tuning, View};
 use crate::blueprint::{Blueprint, Config, Diagnostic, FieldFault, Severity};
 use crate::clock::Millis;
 use crate::secret::Secret;
@@ -68,6 +68,8 @@ pub struct SourceEntry {
     pub source: Arc<Source>,
     /// Oldest first.
     pub keys: Vec<KeyRow>,
+    /// The Agent it listens to.
+    pub agent: Option<Arc<Agent>>,
 }
 
 /// An admin token, without the token itself.
@@ -133,11 +135,17 @@ impl Picture {
         for key in rows.keys {
             keys.entry(key.source.clone()).or_default().push(key);
         }
+        let mut agents = HashMap::new();
+        for row in rows.agents {
+            let (source, agent) = super::agents::opened(row, ring)?;
+            agents.insert(source, Arc::new(agent));
+        }
         let sources = rows
             .sources
             .into_iter()
             .map(|row| SourceEntry {
                 keys: keys.remove(&row.id).unwrap_or_default(),
+                agent: agents.remove(&row.id),
                 source: Arc::new(Source {
                     id: row.id,
                     name: row.name,
@@ -204,6 +212,13 @@ impl Picture {
                 .integrations
                 .iter()
                 .filter_map(|installed| installed.running.as_ref().ok().map(Arc::clone))
+                .collect(),
+            agents: self
+                .sources
+                .iter()
+                .filter_map(|entry| {
+                    Some((Arc::clone(&entry.source), Arc::clone(entry.agent.as_ref()?)))
+                })
                 .collect(),
         }
     }

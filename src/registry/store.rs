@@ -58,6 +58,13 @@ CREATE TRIGGER audit_stays BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the
 CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END;
 ";
 
+/// Tables that came later. Releases before them leave them alone, so the format stays the same.
+const LATER: &str = "
+CREATE TABLE IF NOT EXISTS agents (
+  source TEXT PRIMARY KEY REFERENCES sources(id) ON DELETE CASCADE, url TEXT NOT NULL, filter TEXT NOT NULL,
+  key_id TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
+";
+
 /// Why the database was not opened. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreOpenError {
@@ -163,6 +170,16 @@ pub struct IntegrationRow {
     pub text: String,
 }
 
+/// A row of `agents`.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "columns")]
+pub struct AgentRow {
+    pub source: String,
+    pub url: String,
+    pub filter: String,
+    pub sealed: Sealed,
+}
+
 /// A row of `secrets`.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "columns")]
@@ -207,6 +224,7 @@ pub struct Rows {
     pub integrations: Vec<IntegrationRow>,
     pub secrets: Vec<SecretRow>,
     pub tokens: Vec<TokenRow>,
+    pub agents: Vec<AgentRow>,
 }
 
 /// The open database.
@@ -259,6 +277,7 @@ impl Store {
             "BEGIN IMMEDIATE; UPDATE facts SET value = value WHERE key = 'first_start'; COMMIT;",
         )
         .map_err(damaged)?;
+        db.execute_batch(LATER).map_err(damaged)?;
         let seen = data_version(&db).map_err(damaged)?;
         Ok(Self { db, seen })
     }
@@ -346,6 +365,21 @@ impl Store {
                         sealed: Sealed {
                             key_id: row.get(2)?,
                             bytes: row.get(3)?,
+                        },
+                    })
+                },
+            )?,
+            agents: all(
+                &tx,
+                "SELECT source, url, filter, key_id, sealed FROM agents",
+                |row| {
+                    Ok(AgentRow {
+                        source: row.get(0)?,
+                        url: row.get(1)?,
+                        filter: row.get(2)?,
+                        sealed: Sealed {
+                            key_id: row.get(3)?,
+                            bytes: row.get(4)?,
                         },
                     })
                 },

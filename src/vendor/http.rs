@@ -303,6 +303,9 @@ impl Client {
     }
 }
 
+mod stream;
+pub use stream::Stream;
+
 /// Name look-ups under way at once: a name server that hangs must not take every blocking thread.
 const LOOKUPS_MAX: usize = 32;
 

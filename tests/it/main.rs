@@ -4,6 +4,7 @@ mod support;
 
 mod dashboards;
 mod decide;
+mod decisions;
 mod delivery;
 mod ingest;
 mod power_loss;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::decisions::fixture;
 use crate::support::app::WRITE_KEY;
 use crate::support::{Setup, TestApp};
 
@@ -26,11 +27,11 @@ fn driver(name: &str) -> Command {
         "the SDKs are not installed: run `make test`, or tests/sdk/install.sh first"
     );
     let mut command = match name {
-        "segment_python" => Command::new(cache.join("venv/bin/python")),
+        "segment_python" | "optimizely_python" => Command::new(cache.join("venv/bin/python")),
         _ => Command::new("node"),
     };
     command.arg(cache.join(match name {
-        "segment_python" => "segment_python.py".to_owned(),
+        "segment_python" | "optimizely_python" => format!("{name}.py"),
         other => format!("{other}.mjs"),
     }));
     command
@@ -92,6 +93,102 @@ async fn segment_python_delivers_everything_gzipped_and_plain() {
 async fn rudder_node_delivers_everything_gzipped_and_plain() {
     run("rudder-node", false).await;
     run("rudder-node", true).await;
+}
+
+/// What flags are decided for whom.
+fn cases() -> Value {
+    let attributes = json!({
+        "plan": "premium", "age": 42, "app_version": "2.1.3", "is_beta": false, "city": "Łódź",
+        "lifetime_value": 120.5, "not_in_datafile": "zzz", "none": null,
+    });
+    let mut cases: Vec<Value> = Vec::new();
+    for user in ["user_1", "user_2", "qa_user", "user \"5\" ż"] {
+        for flag in [
+            "checkout_redesign",
+            "free_shipping",
+            "dark_mode",
+            "no_rollout",
+        ] {
+            cases.push(json!({"user": user, "attributes": attributes, "flag": flag}));
+        }
+    }
+    cases.push(json!({"user": "user_1", "attributes": {}, "flag": "no_such_flag"}));
+    cases.push(json!({"user": "user_1", "attributes": {}, "flag": "checkout_redesign", "forced": {"variation": "treatment"}}));
+    Value::Array(cases)
+}
+
+/// Three SDKs decide the same; what is stored of their listeners' posts is the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn decisions_of_three_optimizely_sdks_are_stored_alike() {
+    let mut stored = Vec::new();
+    for (name, more) in [
+        ("optimizely-node", ["--sdk", "6"].as_slice()),
+        ("optimizely-node", &["--sdk", "5"]),
+        ("optimizely_python", &[]),
+    ] {
+        let dir = tempfile::tempdir().expect("dir");
+        let cases_file = dir.path().join("cases.json");
+        std::fs::write(&cases_file, cases().to_string()).expect("written");
+        let data_dir = dir.path().join("data");
+        let app = TestApp::start_with(Setup {
+            data_dir: Some(data_dir.clone()),
+            ..Setup::default()
+        })
+        .await;
+        let mut command = driver(name);
+        let host = format!("http://{}", app.ingest);
+        command
+            .args(["--host", &host, "--write-key", WRITE_KEY, "--datafile"])
+            .arg(fixture("datafiles/golden_v4.json"))
+            .arg("--cases")
+            .arg(cases_file)
+            .args(more);
+        let output = tokio::task::spawn_blocking(move || command.output().expect("driver runs"))
+            .await
+            .expect("join");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{name} {more:?}: {said}{complaint}"
+        );
+        app.halt().await;
+        let mut decisions: Vec<Value> = crate::decisions::stored(&data_dir)
+            .into_iter()
+            .map(|event| {
+                let mut decision = event["decision"].clone();
+                let members = decision.as_object_mut().expect("a decision");
+                members.shift_remove("reasons");
+                json!({"type": event["type"], "userId": event["userId"], "decision": decision})
+            })
+            .collect();
+        if more.contains(&"5") {
+            // It reports no ids; without a datafile here nobody fills them in.
+            for (decision, other) in decisions.iter_mut().zip::<&Vec<Value>>(&stored[0]) {
+                for key in ["experimentId", "variationId"] {
+                    if let Some(id) = other["decision"].get(key) {
+                        assert!(decision["decision"].get(key).is_none());
+                        decision["decision"][key] = id.clone();
+                    }
+                }
+            }
+        }
+        stored.push(decisions);
+    }
+    // A decision about an unknown flag is not told to listeners.
+    assert_eq!(
+        stored[0].len(),
+        cases().as_array().expect("cases").len() - 1
+    );
+    assert_eq!(stored[0], stored[1], "5.4.1");
+    assert_eq!(stored[0], stored[2], "Python");
+    let about = |text: &str| {
+        stored[0]
+            .iter()
+            .filter(|one| one.to_string().contains(text))
+            .count()
+    };
+    assert!(about("default-rollout-103") > 0 && about("Łódź") > 0 && about("treatment") > 0);
 }
 
 /// The SDK posts half, the gateway stops and comes back at the same address, the SDK posts the rest.

@@ -16,6 +16,6 @@ if [ "$(cat "$cache/stamp" 2>/dev/null || true)" != "$stamp" ]; then
   "$cache/venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
   echo "$stamp" >"$cache/stamp"
 fi
-# Node looks for packages beside the script: the drivers have to stand beside them.
-cp "$here"/*.mjs "$here"/*.py "$cache/"
-echo "SDKs in $cache: node $cache/{segment,rudder}-node.mjs, $cache/venv/bin/python $cache/segment_python.py"
+# Node looks for packages beside the script: the drivers, and the listeners they try, have to stand beside them.
+cp "$here"/*.mjs "$here"/*.py "$here"/../../docs/listeners/* "$cache/"
+echo "SDKs and drivers in $cache"

@@ -1,7 +1,7 @@
 //! A flag decision: what an SDK, an Agent or the gateway itself decided for a user, and its canonical record.
 //!
 //! [`posted`] reads the shapes decisions are reported in, [`slug`] names a flag for vendors that take few
-//! characters, and [`Facts`] is what a datafile adds. Knows no datafile: whoever accepts hands in [`Rules`].
+//! characters, and [`Facts`] is what a datafile adds. Asks no datafile: whoever accepts hands in [`Rules`].
 //!
 //! Rules that are not in the names of things:
 //! - Empty text, null, an empty object and an empty array are absent: SDKs disagree on which one they send.
@@ -21,38 +21,7 @@ use uuid::Uuid;
 
 use super::{Kind, event_id, time};
 use crate::clock::Millis;
-
-/// What kind of rule decided (contracts of the datafile: an experiment, a targeted delivery, …).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RuleKind {
-    /// An A/B test, a multi-armed bandit: something that is measured.
-    Experiment,
-    /// A targeted delivery.
-    Rollout,
-    /// The last rule of a rollout.
-    EveryoneElse,
-    /// The user is held out.
-    Holdout,
-    /// The app forced the variation for the flag.
-    Forced,
-    /// No rule took the user.
-    None,
-}
-
-impl RuleKind {
-    /// The word in the record.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Experiment => "experiment",
-            Self::Rollout => "rollout",
-            Self::EveryoneElse => "everyone_else",
-            Self::Holdout => "holdout",
-            Self::Forced => "forced",
-            Self::None => "none",
-        }
-    }
-}
+pub use crate::datafile::RuleKind;
 
 /// Who decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

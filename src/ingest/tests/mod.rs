@@ -2,6 +2,7 @@
 
 mod calls;
 mod decide;
+mod decisions;
 mod impressions;
 mod refusals;
 mod sdks;

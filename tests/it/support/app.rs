@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct TestApp {
     pub(crate) ingest: SocketAddr,
     pub(crate) admin: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     pub(crate) sandbox: SocketAddr,
     pub(crate) http: reqwest::Client,
     /// Keeps the directory until the test ends; none when the test owns it.
@@ -102,6 +103,7 @@ impl TestApp {
         Self {
             ingest: addresses.ingest,
             admin: addresses.admin,
+            metrics: addresses.metrics,
             sandbox: sandbox_addr,
             http: client(),
             _owned_dir: owned_dir,
