@@ -233,7 +233,7 @@ impl Decided<'_> {
         let mut event = decision::Decision::of(Origin::Gateway, made.flag_key, made.enabled);
         event.variation_key = own(made.variation_key);
         event.rule_key = own(made.rule_key);
-        event.rule_kind = Some(kind(made.kind));
+        event.rule_kind = Some(made.kind);
         event.experiment_key = own(made.rule_key);
         event.experiment_id = own(made.experiment_id);
         event.variation_id = own(made.variation_id);
@@ -253,17 +253,6 @@ impl Decided<'_> {
             impression_id: event_id(source, &format!("{message_id}:held_out")),
         });
         event
-    }
-}
-
-fn kind(kind: RuleKind) -> decision::RuleKind {
-    match kind {
-        RuleKind::Experiment => decision::RuleKind::Experiment,
-        RuleKind::Rollout => decision::RuleKind::Rollout,
-        RuleKind::EveryoneElse => decision::RuleKind::EveryoneElse,
-        RuleKind::Holdout => decision::RuleKind::Holdout,
-        RuleKind::Forced => decision::RuleKind::Forced,
-        RuleKind::None => decision::RuleKind::None,
     }
 }
 
