@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agents;
 use crate::clock::SharedClock;
 use crate::config::Settings;
-use crate::datafile::Flags;
+use crate::datafile::{Flags, Odp};
 use crate::delivery::{self, Delivery};
 use crate::delivery::{Handle, WebhookError};
-use crate::ingest::{SharedRules, WebhookAnswer, WebhookSink};
+use crate::ingest::{Segments, SegmentsCache, SharedRules, WebhookAnswer, WebhookSink};
 use crate::journal::store::sqlite::SqliteStore;
 use crate::journal::{self, Journal};
 use crate::logbook::{self, Logbook};
@@ -28,6 +29,7 @@ use crate::registry::seal::KeyRing;
 use crate::registry::{Given, Registry};
 use crate::vendor::guard::Guard;
 use crate::vendor::http::Client;
+use crate::vendor::odp::segments::Caching;
 use crate::vendor::optimizely::webhook::NoticeError;
 use crate::{admin, agent, blueprint, ingest, metrics, ops, telemetry, vendor};
 
@@ -116,6 +118,8 @@ impl App {
 
         let delivery_runtime = DeliveryRuntime::start()?;
         let delivery_context = delivery_runtime.enter();
+        let datafiles = crate::datafile::Shared::default();
+        let segments = vendor::odp::segments::Lookup::new(Arc::new(client.clone()), clock.clone());
         let delivery = Delivery::start(
             journal.clone(),
             registry.view(),
@@ -124,12 +128,12 @@ impl App {
             clock.clone(),
             delivery::Options {
                 datafiles_dir: data_dir.join("datafiles"),
+                datafiles: datafiles.clone(),
                 seed: rand::random(),
             },
         );
         drop(delivery_context);
-        let datafiles = crate::datafile::Shared::default();
-        let rules: SharedRules = Arc::new(Flags::new(datafiles));
+        let rules: SharedRules = Arc::new(Flags::new(datafiles.clone()));
         let agents = Agents::start(agent::Parts {
             view: registry.view(),
             client,
@@ -150,6 +154,8 @@ impl App {
             draining: draining.clone(),
             webhooks: Some(Arc::new(Webhooks(delivery.handle()))),
             rules,
+            datafiles,
+            segments: Some(Arc::new(QualifiedSegments(segments))),
         });
         let admin = admin::router(admin::Parts {
             registry,
@@ -343,6 +349,26 @@ impl Drop for DeliveryRuntime {
             // A runtime must not wait for its threads inside another one.
             runtime.shutdown_background();
         }
+    }
+}
+
+/// Segments of users, as ingest asks for them.
+struct QualifiedSegments(vendor::odp::segments::Lookup);
+
+impl Segments for QualifiedSegments {
+    fn qualified<'a>(
+        &'a self,
+        odp: &'a Odp,
+        wanted: &'a [String],
+        user_id: &'a str,
+        cache: SegmentsCache,
+    ) -> BoxFuture<'a, Result<Arc<[String]>, String>> {
+        let caching = match cache {
+            SegmentsCache { ignore: true, .. } => Caching::Ignore,
+            SegmentsCache { reset: true, .. } => Caching::Reset,
+            _ => Caching::Use,
+        };
+        Box::pin(self.0.qualified(odp, wanted, user_id, caching))
     }
 }
 

@@ -366,7 +366,7 @@ mod tests {
         assert!(
             shipped
                 .text
-                .contains("optimizely/default.yaml: ok, 10 examples hold")
+                .contains("optimizely/default.yaml: ok, 14 examples hold")
         );
 
         let folder = tempfile::tempdir().expect("a folder");

@@ -81,6 +81,8 @@ impl Sender for Client {
 pub struct Options {
     /// Folder of the last good datafiles, `<data_dir>/datafiles`.
     pub datafiles_dir: PathBuf,
+    /// Where datafiles are published for deciding flags.
+    pub datafiles: crate::datafile::Shared,
     /// Seed of all chance here (jitter of waits).
     pub seed: u64,
 }
@@ -279,6 +281,7 @@ async fn remove(shared: &Shared, id: &str, pipeline: Running) -> Result<(), Jour
         Ok(()) | Err(JournalError::NoFeed(_)) => {}
         Err(error) => return Err(error),
     }
+    shared.options.datafiles.remove(id);
     let (dir, name) = (shared.options.datafiles_dir.clone(), id.to_owned());
     let forget = move || crate::vendor::refresh::forget(&dir, &name);
     let _ = tokio::task::spawn_blocking(forget).await;
@@ -404,6 +407,7 @@ async fn take_up_tables(
         config: integration.config.clone(),
         vendor: crate::vendor::by_name(&integration.vendor),
         dir: shared.options.datafiles_dir.clone(),
+        datafiles: shared.options.datafiles.clone(),
     };
     let (client, clock) = (shared.client.clone(), shared.clock.clone());
     let load = move || Refresher::load(subject, client, clock, seed);

@@ -198,6 +198,7 @@ impl House {
         let logbook = Logbook::open(&log, Default::default(), clock.clone()).unwrap();
         let options = Options {
             datafiles_dir: dir.join("datafiles"),
+            datafiles: crate::datafile::Shared::default(),
             seed: 1,
         };
         let delivery = Delivery::start(

@@ -20,6 +20,7 @@ use axum::response::Response;
 use futures_util::FutureExt as _;
 
 use crate::clock::SharedClock;
+use crate::datafile;
 use crate::event::decision::Rules;
 use crate::journal::{AppendError, Appended, Journal, Record};
 use crate::logbook::{Logbook, Rejected};
@@ -28,6 +29,7 @@ use crate::registry::SharedView;
 mod auth;
 mod body;
 mod calls;
+mod decide;
 mod meter;
 mod rate;
 mod refusal;
@@ -38,6 +40,7 @@ mod webhooks;
 #[cfg(test)]
 mod tests;
 
+pub use decide::{Segments, SegmentsCache};
 use refusal::Refusal;
 use route::Route;
 
@@ -115,6 +118,10 @@ pub struct State {
     pub webhooks: Option<Arc<dyn WebhookSink>>,
     /// What flag decisions are filled in from.
     pub rules: SharedRules,
+    /// What flags are decided by.
+    pub datafiles: datafile::Shared,
+    /// Who knows users' segments, if anybody.
+    pub segments: Option<Arc<dyn Segments>>,
 }
 
 /// What flag decisions are filled in from.
@@ -136,6 +143,8 @@ pub fn router(state: State) -> Router {
         draining: state.draining,
         webhooks: state.webhooks,
         rules: state.rules,
+        datafiles: state.datafiles,
+        segments: state.segments,
         meters: meter::Meters::default(),
     })
 }
@@ -192,6 +201,8 @@ struct Gate<B> {
     draining: Arc<AtomicBool>,
     webhooks: Option<Arc<dyn WebhookSink>>,
     rules: SharedRules,
+    datafiles: datafile::Shared,
+    segments: Option<Arc<dyn Segments>>,
     meters: meter::Meters,
 }
 
@@ -244,6 +255,7 @@ impl<B: Backend> Gate<B> {
             Route::Event(kind) => self.post(calls::Shape::Single(*kind), parts, body).await,
             Route::Batch => self.post(calls::Shape::Batch, parts, body).await,
             Route::Decision => self.post(calls::Shape::Decision, parts, body).await,
+            Route::Decide => self.decide(parts, body).await,
             Route::Metrics => {
                 body::discard(body, self.limits.body_bytes_max).await;
                 Ok(json(r#"{"success":true}"#))

@@ -63,6 +63,16 @@ pub(super) enum Refusal {
     Stopped,
     #[error("this process is stopping; try again")]
     Draining,
+    #[error("`{0}`: {1}")]
+    Field(&'static str, String),
+    #[error(
+        "no datafile is known here yet: install an Optimizely integration, or look at its state when there is one; its datafile may not have been readable so far"
+    )]
+    NoDatafile,
+    #[error(
+        "no datafile of {0} is known here: check the name, or leave it out to ask all Optimizely integrations"
+    )]
+    NoChosenDatafile(String),
     #[error("this call is not available yet")]
     NotYet,
     #[error("something went wrong here; the call was not accepted")]
@@ -119,6 +129,9 @@ impl Refusal {
             Self::Body(BodyFault::NoBatch) => (S::BAD_REQUEST, "missing_batch", None),
             Self::Body(_) => (S::BAD_REQUEST, "not_an_object", None),
             Self::BadRequest(_) => (S::BAD_REQUEST, "bad_request", None),
+            Self::Field(..) => (S::BAD_REQUEST, "bad_field", None),
+            Self::NoDatafile => (S::SERVICE_UNAVAILABLE, "no_datafile", None),
+            Self::NoChosenDatafile(_) => (S::SERVICE_UNAVAILABLE, "no_datafile", None),
             Self::BadSignature => (S::UNAUTHORIZED, "bad_signature", None),
             Self::NoIntegration => (S::NOT_FOUND, "no_such_integration", None),
             Self::Busy => (S::TOO_MANY_REQUESTS, "busy", Some("busy")),
@@ -145,6 +158,7 @@ impl Refusal {
             }
             Self::Full | Self::Stopped => Some((10, 30)),
             Self::Draining => Some((1, 5)),
+            Self::NoDatafile | Self::NoChosenDatafile(_) => Some((5, 15)),
             _ => None,
         }
     }

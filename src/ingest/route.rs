@@ -14,6 +14,8 @@ pub(super) enum Route<'a> {
     Batch,
     /// Flag decisions, alone or several.
     Decision,
+    /// Flags to be decided here.
+    Decide,
     /// What analytics-next tells about itself; dropped.
     Metrics,
     /// What analytics-next loads at start, for this write key.
@@ -49,7 +51,7 @@ impl<'a> Route<'a> {
             "batch" | "b" | "import" => return Self::Batch,
             "m" => return Self::Metrics,
             "decision" => return Self::Decision,
-            "decide" => return Self::NotYet,
+            "decide" => return Self::Decide,
             "t" | "track" => Kind::Track,
             "i" | "identify" => Kind::Identify,
             "p" | "page" => Kind::Page,
@@ -101,11 +103,12 @@ impl<'a> Route<'a> {
             Self::NotYet => 5,
             Self::Unknown => 6,
             Self::Decision => 7,
+            Self::Decide => 8,
         }
     }
 
     /// Names of the routes in metrics.
-    pub(super) const LABELS: [&'static str; 8] = [
+    pub(super) const LABELS: [&'static str; 9] = [
         "event",
         "batch",
         "metrics",
@@ -114,5 +117,6 @@ impl<'a> Route<'a> {
         "not_available_yet",
         "unknown",
         "decision",
+        "decide",
     ];
 }

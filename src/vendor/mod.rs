@@ -5,9 +5,11 @@
 use serde_json::Value;
 
 use crate::blueprint::{Config, FieldFault};
+use crate::datafile::{Datafile, ReadError};
 
 pub mod guard;
 pub mod http;
+pub mod odp;
 pub mod optimizely;
 pub mod refresh;
 
@@ -27,6 +29,19 @@ pub trait Vendor: Send + Sync + std::fmt::Debug {
     /// The faults, as fields of the config.
     fn check_document(&self, _config: &Config, _document: &Value) -> Result<(), Vec<FieldFault>> {
         Ok(())
+    }
+
+    /// The datafile in a table document, for deciding flags; none when the vendor has no such thing.
+    ///
+    /// # Errors
+    /// When it is meant to be one and cannot be read.
+    fn datafile(&self, _document: &Value) -> Option<Result<Datafile, ReadError>> {
+        None
+    }
+
+    /// The end of the key its datafile is read with, for telling datafiles apart.
+    fn sdk_key_tail(&self, _config: &Config) -> String {
+        String::new()
     }
 
     /// The revision a table document says it is, for people and metrics.

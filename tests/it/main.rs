@@ -3,6 +3,7 @@
 mod support;
 
 mod dashboards;
+mod decide;
 mod decisions;
 mod delivery;
 mod ingest;

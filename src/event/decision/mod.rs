@@ -77,6 +77,8 @@ pub struct Decision {
     pub dispatched: Option<bool>,
     /// An impression has to be sent for it: only for the gateway's own decisions.
     pub impression: bool,
+    /// A holdout the user is in although a delivery rule decided; it has an impression of its own.
+    pub held_out: Option<HeldOut>,
     /// Values of the flag's variables.
     pub variables: Map<String, Value>,
     /// Why, in the SDK's words: they differ from SDK to SDK.
@@ -85,6 +87,36 @@ pub struct Decision {
     pub attributes: Map<String, Value>,
     /// Id of a contextual bandit's decision.
     pub cmab_uuid: Option<String>,
+}
+
+/// A holdout that lets users into delivery rules, reported beside the decision of such a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldOut {
+    /// Id of the holdout.
+    pub experiment_id: String,
+    /// Its key.
+    pub rule_key: String,
+    /// Id of its variation.
+    pub variation_id: String,
+    /// Key of its variation.
+    pub variation_key: String,
+    /// Whether that variation is on.
+    pub enabled: bool,
+    /// What its impression is known by; the event's id is the decision's own.
+    pub impression_id: Uuid,
+}
+
+impl HeldOut {
+    fn to_json(&self) -> Value {
+        serde_json::json!({
+            "experimentId": self.experiment_id,
+            "ruleKey": self.rule_key,
+            "variationId": self.variation_id,
+            "variationKey": self.variation_key,
+            "enabled": self.enabled,
+            "impressionId": self.impression_id.to_string(),
+        })
+    }
 }
 
 /// What the datafile says about a decision.
@@ -157,6 +189,7 @@ impl Decision {
             revision: None,
             dispatched: None,
             impression: false,
+            held_out: None,
             variables: Map::new(),
             reasons: Vec::new(),
             attributes: Map::new(),
@@ -215,6 +248,9 @@ impl Decision {
         }
         if self.impression {
             out.insert("impression".to_owned(), true.into());
+        }
+        if let Some(held) = &self.held_out {
+            out.insert("heldOut".to_owned(), held.to_json());
         }
         if !self.variables.is_empty() {
             let variables = Value::Object(self.variables.clone());

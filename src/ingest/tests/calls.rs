@@ -58,7 +58,7 @@ async fn every_route_takes_its_call() {
         ("GET", "/", 404, "no_such_route"),
         ("OPTIONS", "/v2/track", 404, "no_such_route"),
         ("POST", "/v1/tracks", 404, "no_such_route"),
-        ("POST", "/v1/decide", 501, "not_available_yet"),
+        ("GET", "/v1/decide", 405, "method_not_allowed"),
         (
             "POST",
             "/v1/webhooks/lytics/src_1",

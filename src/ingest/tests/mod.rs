@@ -1,7 +1,9 @@
 //! The door as a client sees it, with a journal that is a list.
 
 mod calls;
+mod decide;
 mod decisions;
+mod impressions;
 mod refusals;
 mod sdks;
 
@@ -77,6 +79,8 @@ struct Door {
     view: SharedView,
     clock: Arc<ManualClock>,
     draining: Arc<AtomicBool>,
+    datafiles: datafile::Shared,
+    segments: Arc<decide::FakeSegments>,
 }
 
 struct Answer {
@@ -144,6 +148,8 @@ fn door_with(limits: Options) -> Door {
         ("slow", source("src_slow", Some(10), true)),
         ("off", source("src_off", None, false)),
     ])));
+    let datafiles = datafile::Shared::default();
+    let segments = Arc::new(decide::FakeSegments::default());
     let router = routes(Gate {
         backend: Arc::clone(&kept),
         keys: auth::Keys::new(Arc::clone(&view)),
@@ -154,6 +160,8 @@ fn door_with(limits: Options) -> Door {
         draining: Arc::clone(&draining),
         webhooks: Some(Arc::new(Hooks)),
         rules: Arc::new(crate::event::decision::NoRules),
+        datafiles: datafiles.clone(),
+        segments: Some(Arc::clone(&segments) as Arc<dyn Segments>),
         meters: meter::Meters::default(),
     });
     Door {
@@ -162,6 +170,8 @@ fn door_with(limits: Options) -> Door {
         view,
         clock,
         draining,
+        datafiles,
+        segments,
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Vendor;
 use crate::blueprint::{Config, ConfigValue, FieldFault};
+use crate::datafile::{Datafile, ReadError};
 use crate::secret::Secret;
 
 pub mod webhook;
@@ -99,6 +100,21 @@ impl Vendor for Optimizely {
         } else {
             Err(faults)
         }
+    }
+
+    fn datafile(&self, document: &Value) -> Option<Result<Datafile, ReadError>> {
+        Some(Datafile::read(document))
+    }
+
+    fn sdk_key_tail(&self, config: &Config) -> String {
+        let Some(ConfigValue::Secret(key)) = config.get("sdk_key") else {
+            return String::new();
+        };
+        let key = key.expose();
+        let start = key.ceil_char_boundary(key.len().saturating_sub(4));
+        // Of a short key the end would be most of it.
+        let tail = key.get(start..).filter(|_| key.len() >= 8);
+        tail.unwrap_or_default().to_owned()
     }
 
     fn document_revision(&self, document: &Value) -> Option<String> {

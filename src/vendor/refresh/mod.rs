@@ -19,6 +19,7 @@ use super::Vendor;
 use super::http::{Client, Conditions};
 use crate::blueprint::{Config, Plan, Table, Tables};
 use crate::clock::{Millis, SharedClock};
+use crate::datafile::{self, Datafile};
 use crate::metrics;
 use crate::secret::Secret;
 
@@ -49,6 +50,25 @@ pub struct Subject {
     pub vendor: Option<&'static dyn Vendor>,
     /// Folder of the copies, `<data_dir>/datafiles`.
     pub dir: PathBuf,
+    /// Where datafiles are published for deciding flags.
+    pub datafiles: datafile::Shared,
+}
+
+impl Subject {
+    /// Publishes the datafile of a document in use, or takes back the one there was.
+    fn publish(&self, datafile: Option<Datafile>) {
+        match datafile {
+            Some(datafile) => self.datafiles.publish(datafile::Known {
+                integration: self.integration.clone(),
+                sdk_key_tail: self
+                    .vendor
+                    .map(|vendor| vendor.sdk_key_tail(&self.config))
+                    .unwrap_or_default(),
+                datafile: Arc::new(datafile),
+            }),
+            None => self.datafiles.remove(&self.integration),
+        }
+    }
 }
 
 /// How one table document is doing.
@@ -159,6 +179,7 @@ struct Fresh {
     tables: BTreeMap<String, Arc<Table>>,
     json: Map<String, Value>,
     revision: Option<String>,
+    datafile: Option<Datafile>,
 }
 
 impl Refresher {
@@ -194,6 +215,7 @@ impl Refresher {
             return None;
         }
         let owner = owner(&subject);
+        let mut datafile = None;
         for document in &mut documents {
             let address = shelf::address(document.url.expose());
             let Some(copy) = copies
@@ -212,6 +234,7 @@ impl Refresher {
             ) {
                 Ok(fresh) => {
                     tables.tables.extend(fresh.tables);
+                    datafile = fresh.datafile.or(datafile);
                     document.revision = fresh.revision;
                     document.saved_confirmed_at_ms = copy.confirmed_at_ms;
                     document.copy = Some(copy.clone());
@@ -219,6 +242,7 @@ impl Refresher {
                 Err(fault) => document.fault = Some(fault.text),
             }
         }
+        subject.publish(datafile);
         let (sender, receiver) = watch::channel(Arc::new(tables));
         let shared = Arc::new(Shared::default());
         let refresher = Self {
@@ -421,6 +445,9 @@ impl Refresher {
                         revision = document.revision.as_deref().unwrap_or("?"),
                         "datafile updated"
                     );
+                    if fresh.datafile.is_some() {
+                        self.subject.publish(fresh.datafile);
+                    }
                     self.tables.send_modify(|tables| {
                         let mut all = tables.tables.clone();
                         all.extend(fresh.tables);
@@ -540,6 +567,11 @@ fn digest(
                 Fault::refused(said.join("; "))
             })?;
     }
+    let datafile = subject
+        .vendor
+        .and_then(|vendor| vendor.datafile(&document))
+        .transpose()
+        .map_err(|error| Fault::refused(error.to_string()))?;
     let mut tables = BTreeMap::new();
     let mut json = Map::new();
     for name in names {
@@ -558,6 +590,7 @@ fn digest(
         revision: subject
             .vendor
             .and_then(|vendor| vendor.document_revision(&document)),
+        datafile,
     })
 }
 

@@ -1,0 +1,3 @@
+//! Optimizely Data Platform (ODP): what data cannot say about it.
+
+pub mod segments;
