@@ -126,7 +126,7 @@ impl<B: Backend> Gate<B> {
             now_ms,
             account,
         };
-        let make_id = || made_message_id(now_ms, [(self.random)(), (self.random)()]);
+        let make_id = || self.make_id(now_ms);
         let acceptance = Acceptance {
             source: &sorted.account.source.id,
             received_at_ms: now_ms,
@@ -162,6 +162,11 @@ impl<B: Backend> Gate<B> {
             }
         }
         Ok(sorted)
+    }
+
+    /// A message id for an event that came without one.
+    pub(super) fn make_id(&self, now_ms: Millis) -> uuid::Uuid {
+        made_message_id(now_ms, [(self.random)(), (self.random)()])
     }
 
     fn log(&self, account: &Account, refused: Refused, now_ms: Millis) {

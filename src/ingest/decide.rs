@@ -21,7 +21,7 @@ use crate::clock::Millis;
 use crate::datafile::{self, Known, Odp, RuleKind, Traits, User};
 use crate::event::decision::{self, Origin};
 use crate::event::parse::Body as Events;
-use crate::event::{Kind, event_id, made_message_id, time};
+use crate::event::{Kind, event_id, time};
 use crate::journal::Record;
 
 mod ask;
@@ -168,9 +168,7 @@ impl<B: Backend> Gate<B> {
         decisions: &[Decided<'_>],
         now_ms: Millis,
     ) -> Vec<Record> {
-        let given = ask.message_id.clone().unwrap_or_else(|| {
-            made_message_id(now_ms, [(self.random)(), (self.random)()]).to_string()
-        });
+        let given = ask.message_id.clone().unwrap_or_else(|| self.make_id(now_ms).to_string());
         let source = &account.source.id;
         decisions
             .iter()
