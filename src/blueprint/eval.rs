@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::Tables;
 use super::expr::{Expr, Root, TableRef};
 use super::function::Fun;
+use super::javascript;
 use crate::clock::Millis;
 use crate::event::money::{self, AmountError, Exact};
 use crate::event::{Event, Kind};
@@ -372,6 +373,8 @@ fn call<'a>(fun: Fun, expr: &'a Expr, args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
         Fun::Join => join(&arg(0), arg(1)),
         Fun::Slug => text(&slug),
         Fun::Number => number(arg(0), cx),
+        Fun::JsInteger => javascript::integer(arg(0)).unwrap_or_else(|| not_a_number(&arg(0), cx)),
+        Fun::JsNumber => javascript::number(arg(0)).unwrap_or_else(|| not_a_number(&arg(0), cx)),
         Fun::Count => match arg(0) {
             Val::Json(Value::Array(items)) => Val::Number(Cow::Owned(items.len().to_string())),
             _ => Val::Missing,

@@ -20,6 +20,7 @@ mod example;
 mod expr;
 mod formula;
 mod function;
+mod javascript;
 mod limit;
 mod plan;
 mod request;
