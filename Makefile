@@ -1,8 +1,8 @@
-# run: the demo · test: everything that must be green · bench: the figures of the README · lint · image
+# run: the demo · test: everything that must be green · bench: the figures of the README · lint · fuzz · image
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: run test test-rust test-sdk lint bench bench-quick image tools
+.PHONY: run test test-rust test-sdk lint bench bench-quick fuzz image tools
 
 CARGO ?= cargo
 CACHE := tests/.cache
@@ -28,6 +28,16 @@ bench: tools
 
 bench-quick:
 	$(CARGO) bench --locked --bench load -- --quick $(ARGS)
+
+# Both targets of fuzz/, FUZZ_SECONDS each; needs the nightly toolchain and `cargo install cargo-fuzz --locked`.
+FUZZ_SECONDS ?= 300
+fuzz:
+	mkdir -p fuzz/corpus/blueprint fuzz/corpus/event
+	cp blueprints/*/*.yaml fuzz/corpus/blueprint/
+	cp tests/fixtures/segment/*.json fuzz/corpus/event/
+	for target in blueprint event; do
+	  nice -n 19 $(CARGO) +nightly fuzz run -s none -a $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=20
+	done
 
 image:
 	docker build -t aqueduct:dev .

@@ -9,6 +9,7 @@ macro_rules! shipped {
 /// (path such as `optimizely/default`, text)
 pub(super) const SHIPPED: &[(&str, &str)] = shipped![
     "optimizely/default",
+    "optimizely/sdk",
     "brevo/decisions",
     "brevo/default",
     "heap/decisions",

@@ -11,9 +11,12 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::Tables;
-use super::amount::{amount, compare, iso8601, minor_units, number, sum, time, within};
+use super::amount::{
+    amount, compare, iso8601, minor_units, not_a_number, number, sum, time, within,
+};
 use super::expr::{Expr, Root, TableRef};
 use super::function::Fun;
+use super::javascript;
 use super::texts::{self, hex, join, made};
 use crate::clock::Millis;
 use crate::event::money;
@@ -467,6 +470,8 @@ fn call<'a>(fun: Fun, expr: &'a Expr, args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
             _ => Val::Missing,
         },
         Fun::Number => number(arg(0), cx),
+        Fun::JsInteger => javascript::integer(arg(0)).unwrap_or_else(|| not_a_number(&arg(0), cx)),
+        Fun::JsNumber => javascript::number(arg(0)).unwrap_or_else(|| not_a_number(&arg(0), cx)),
         Fun::Count => match arg(0) {
             Val::Json(Value::Array(items)) => Val::Number(Cow::Owned(items.len().to_string())),
             _ => Val::Missing,

@@ -21,6 +21,7 @@ mod example;
 mod expr;
 mod formula;
 mod function;
+mod javascript;
 mod limit;
 mod plan;
 mod reads;

@@ -168,7 +168,10 @@ impl<B: Backend> Gate<B> {
         decisions: &[Decided<'_>],
         now_ms: Millis,
     ) -> Vec<Record> {
-        let given = ask.message_id.clone().unwrap_or_else(|| self.make_id(now_ms).to_string());
+        let given = ask
+            .message_id
+            .clone()
+            .unwrap_or_else(|| self.make_id(now_ms).to_string());
         let source = &account.source.id;
         decisions
             .iter()

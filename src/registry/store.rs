@@ -527,7 +527,8 @@ fn make(db: &mut Connection, now_ms: Millis) -> rusqlite::Result<()> {
     tx.commit()
 }
 
-/// Looks at the first page without opening the file as a database. True: there is nothing there yet.
+/// Looks at the first page without opening the file as a database. True: there is nothing there yet, or nothing that
+/// was finished.
 fn look_at_header(path: &Path) -> Result<bool, StoreOpenError> {
     let no_access = |source| StoreOpenError::NoAccess {
         path: path.to_owned(),
@@ -540,7 +541,9 @@ fn look_at_header(path: &Path) -> Result<bool, StoreOpenError> {
     };
     let mut header = Vec::with_capacity(100);
     file.take(100).read_to_end(&mut header).map_err(no_access)?;
-    if header.is_empty() {
+    // The power went while it was being made: SQLite's journal takes the half-written file back to nothing.
+    let unfinished = rollback_journal(path).exists();
+    if header.is_empty() || (unfinished && header.iter().all(|byte| *byte == 0)) {
         return Ok(true);
     }
     let number = |at: usize| {
@@ -559,8 +562,15 @@ fn look_at_header(path: &Path) -> Result<bool, StoreOpenError> {
             path: path.to_owned(),
             found: i64::from(found),
         }),
-        _ => Ok(false),
+        _ => Ok(unfinished),
     }
+}
+
+/// SQLite's journal of a transaction that is not finished, beside the database.
+fn rollback_journal(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-journal");
+    name.into()
 }
 
 fn open_fault(path: &Path, error: &rusqlite::Error) -> StoreOpenError {

@@ -1,14 +1,12 @@
 //! The one door for outbound HTTP: guarded addresses, no redirects, no proxy, no hidden retries, one deadline per
 //! request, capped answers. Knows no vendor and no integration; who retries, and when, is decided elsewhere.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::Semaphore;
+use resolve::{GuardedResolver, Names, ResolveError, SystemNames};
 
 use super::guard::Guard;
 use crate::blueprint::Request;
@@ -128,10 +126,6 @@ impl Client {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the door the lint points to"
-    )]
     pub fn new(
         guard: Arc<Guard>,
         user_agent: &str,
@@ -139,38 +133,51 @@ impl Client {
     ) -> Result<Self, SetupError> {
         // Two crates in one process may both want to install one: the first wins, and it is the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = || {
-            reqwest::Client::builder()
-                .user_agent(user_agent)
-                .redirect(reqwest::redirect::Policy::none())
-                .no_proxy()
-                .retry(reqwest::retry::never())
-                .connect_timeout(CONNECT_TIMEOUT)
-                .pool_idle_timeout(Duration::from_secs(30))
-                .pool_max_idle_per_host(16)
-                .tcp_nodelay(true)
-                .dns_resolver(Arc::new(GuardedResolver {
-                    guard: guard.clone(),
-                    lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
-                }))
-        };
-        let http = builder().build().or_else(|error| {
+        let names: Arc<dyn Names> = Arc::new(SystemNames);
+        Self::built(
+            guard.clone(),
+            user_agent,
+            clock.clone(),
+            names.clone(),
+            None,
+        )
+        .or_else(|error| {
             // A machine without CA certificates: plain http to listed hosts still works, https fails closed.
             tracing::warn!(
-                error = %chain(&error),
+                %error,
                 "no CA certificates found: every https request will fail; install ca-certificates"
             );
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let config = rustls::ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map_err(|error| SetupError(error.to_string()))?
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth();
-            builder()
-                .tls_backend_preconfigured(config)
-                .build()
-                .map_err(|error| SetupError(chain(&error)))
-        })?;
+            let trusting_none = trusting(rustls::RootCertStore::empty())?;
+            Self::built(guard, user_agent, clock, names, Some(trusting_none))
+        })
+    }
+
+    /// `tls`: instead of trusting the certificate authorities the machine does.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the door the lint points to"
+    )]
+    fn built(
+        guard: Arc<Guard>,
+        user_agent: &str,
+        clock: SharedClock,
+        names: Arc<dyn Names>,
+        tls: Option<rustls::ClientConfig>,
+    ) -> Result<Self, SetupError> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(user_agent)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(16)
+            .tcp_nodelay(true)
+            .dns_resolver(Arc::new(GuardedResolver::new(guard.clone(), names)));
+        if let Some(tls) = tls {
+            builder = builder.tls_backend_preconfigured(tls);
+        }
+        let http = builder.build().map_err(|error| SetupError(chain(&error)))?;
         Ok(Self { http, guard, clock })
     }
 
@@ -332,62 +339,13 @@ impl Client {
 mod stream;
 pub use stream::Stream;
 
-/// Name look-ups under way at once: a name server that hangs must not take every blocking thread.
-const LOOKUPS_MAX: usize = 32;
-
-/// Resolves names and keeps only the addresses the guard admits.
-struct GuardedResolver {
-    guard: Arc<Guard>,
-    lookups: Arc<Semaphore>,
-}
-
-/// A name that leads nowhere we may go.
-#[derive(Debug, thiserror::Error)]
-enum ResolveError {
-    #[error("{host} resolves to {ip}, which is not a public address ({class})")]
-    Blocked {
-        host: String,
-        ip: std::net::IpAddr,
-        class: &'static str,
-    },
-    #[error("cannot resolve {host}: {cause}")]
-    Failed { host: String, cause: String },
-}
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (guard, lookups) = (self.guard.clone(), self.lookups.clone());
-        Box::pin(async move {
-            let host = name.as_str().to_owned();
-            let _permit = lookups.acquire().await?;
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0))
-                .await
-                .map_err(|cause| ResolveError::Failed {
-                    host: host.clone(),
-                    cause: cause.to_string(),
-                })?
-                .collect();
-            let admitted: Vec<SocketAddr> = found
-                .iter()
-                .filter(|addr| guard.admits(&host, addr.ip()))
-                .copied()
-                .collect();
-            match (admitted.is_empty(), found.first()) {
-                (false, _) => Ok(Box::new(admitted.into_iter()) as Addrs),
-                (true, Some(first)) => Err(ResolveError::Blocked {
-                    host,
-                    ip: first.ip(),
-                    class: super::guard::class_of(first.ip()).unwrap_or("not allowed"),
-                }
-                .into()),
-                (true, None) => Err(ResolveError::Failed {
-                    host,
-                    cause: "no address".to_owned(),
-                }
-                .into()),
-            }
-        })
-    }
+/// TLS that trusts these authorities and nobody else.
+fn trusting(roots: rustls::RootCertStore) -> Result<rustls::ClientConfig, SetupError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| SetupError(error.to_string()))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 fn malformed(message: String) -> (SendErrorKind, String) {
@@ -512,5 +470,8 @@ fn http_date(value: &str) -> Option<Millis> {
     .map(|time| time.timestamp().as_millisecond())
 }
 
+mod resolve;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_hostile;

@@ -1,48 +1,127 @@
-//! Conversions made by the shipped Optimizely blueprint against what the official SDKs sent.
+//! Conversions made by the shipped Optimizely blueprints against what the official SDKs sent.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{event, fixtures, only, optimizely, read_json, tables_of};
-use crate::blueprint::PartResult;
+use super::{builtin, event, fixtures, only, optimizely, plan_with, read_json, tables_of};
+use crate::blueprint::{PartResult, Plan};
 
-/// A conversion an SDK sent, as the event an app would have posted for it.
-fn posted_for(visitor: &Value, traits: Option<&Value>) -> Value {
-    let conversion = &visitor["snapshots"][0]["events"][0];
-    let mut properties = conversion["tags"].as_object().cloned().unwrap_or_default();
-    if let Some(revenue) = properties.get("revenue").cloned() {
-        // The SDK is given hundredths; an app posts the amount.
-        let hundredths = revenue
-            .as_str()
-            .map_or_else(|| revenue.to_string(), str::to_owned);
-        if let Ok(hundredths) = hundredths.parse::<i64>() {
-            let sign = if hundredths < 0 { "-" } else { "" };
-            let size = hundredths.unsigned_abs();
-            let amount = format!("{sign}{}.{:02}", size / 100, size % 100);
-            let amount = if revenue.is_string() {
-                Value::from(amount)
-            } else {
-                serde_json::from_str(&amount).expect("a number")
-            };
-            properties.insert("revenue".to_owned(), amount);
-        }
+const SDKS: [&str; 3] = [
+    "javascript-sdk-6.6.1",
+    "javascript-sdk-5.4.1",
+    "python-sdk-5.7.0",
+];
+
+/// One recorded `track`: what the SDK was given, and what it sent.
+struct Tracked {
+    sdk: &'static str,
+    /// The case's name; the same case was run with each SDK.
+    case: String,
+    key: Value,
+    user: Value,
+    attributes: Value,
+    tags: Value,
+    /// The whole body, but with this conversion's visitor only.
+    sent: Value,
+}
+
+impl Tracked {
+    /// What was sent about the event itself.
+    fn conversion(&mut self) -> &mut Value {
+        &mut self.sent["visitors"][0]["snapshots"][0]["events"][0]
     }
-    let mut sent_traits = Map::new();
-    for attribute in visitor["attributes"].as_array().expect("attributes") {
-        let key = attribute["key"].as_str().expect("key");
-        if key != "$opt_bot_filtering" {
-            sent_traits.insert(key.to_owned(), attribute["value"].clone());
-        }
+
+    /// What an app posts for it.
+    fn posted(&self, properties: Value) -> Value {
+        let sent = &self.sent["visitors"][0]["snapshots"][0]["events"][0];
+        json!({
+            "type": "track",
+            "event": self.key,
+            "userId": self.user,
+            "eventId": sent["uuid"],
+            "timestamp": sent["timestamp"],
+            "traits": self.attributes,
+            "properties": properties,
+        })
     }
-    let traits = traits.cloned().unwrap_or(Value::Object(sent_traits));
-    json!({
-        "type": "track",
-        "event": conversion["key"],
-        "userId": visitor["visitor_id"],
-        "eventId": conversion["uuid"],
-        "timestamp": conversion["timestamp"],
-        "traits": traits,
-        "properties": properties,
-    })
+}
+
+fn without_nulls(tags: Option<&Value>) -> Value {
+    let mut tags = tags.cloned().unwrap_or_default();
+    if let Some(tags) = tags.as_object_mut() {
+        tags.retain(|_, tag| !tag.is_null());
+    }
+    tags
+}
+
+/// Every conversion recorded of an SDK, beside the call it came from.
+fn tracked(sdk: &'static str) -> Vec<Tracked> {
+    let mut found = Vec::new();
+    for scenario in ["main", "batch"] {
+        let folder = fixtures().join(sdk);
+        let notifications = read_json(&folder.join(format!("{scenario}.notifications.json")));
+        let mut calls: Vec<&Value> = notifications
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(|one| one["notification"] == "TRACK")
+            .collect();
+        let requests = read_json(&folder.join(format!("{scenario}.requests.json")));
+        for request in requests.as_array().expect("requests") {
+            for visitor in request["body"]["visitors"].as_array().expect("visitors") {
+                let conversion = &visitor["snapshots"][0]["events"][0];
+                if conversion["key"] == "campaign_activated" {
+                    continue;
+                }
+                // JavaScript 5 tells its listeners another uuid than it sends.
+                let told = |call: &&Value| {
+                    let (key, tags) = match call.get("payload") {
+                        Some(payload) => (&payload["eventKey"], payload.get("eventTags")),
+                        None => (
+                            &call["positional_args"][0],
+                            Some(&call["positional_args"][3]),
+                        ),
+                    };
+                    *key == conversion["key"]
+                        && without_nulls(tags) == without_nulls(conversion.get("tags"))
+                };
+                let at = calls
+                    .iter()
+                    .position(|call| told(call))
+                    .expect("the call it came from");
+                let call = calls.remove(at);
+                let given = |name: &str, at: usize| match call.get("payload") {
+                    Some(payload) => payload[name].clone(),
+                    None => call["positional_args"][at].clone(),
+                };
+                let mut sent = request["body"].clone();
+                sent["visitors"] = json!([visitor]);
+                found.push(Tracked {
+                    sdk,
+                    case: call["case"].as_str().expect("a name").to_owned(),
+                    key: given("eventKey", 0),
+                    user: given("userId", 1),
+                    attributes: given("attributes", 2),
+                    tags: given("eventTags", 3),
+                    sent,
+                });
+            }
+        }
+        assert!(calls.is_empty(), "{sdk} {scenario}: calls never sent");
+    }
+    found
+}
+
+/// The body we send for an event.
+fn made(plan: &Plan, posted: Value) -> Value {
+    let datafile = read_json(&fixtures().join("datafiles/golden_v4.json"));
+    let tables = tables_of(plan, &datafile);
+    let item = match only(plan.map(&event(posted), &tables)) {
+        PartResult::Item { json, .. } => json,
+        other => panic!("{other:?}"),
+    };
+    let made = plan.assemble(0, &[&item], &tables).expect("a request");
+    assert_eq!(made.url.expose(), "https://logx.optimizely.com/v1/events");
+    serde_json::from_slice(&made.body).expect("JSON")
 }
 
 /// Makes 3.0 and 3 one: the SDKs write the same number in their languages' ways.
@@ -59,6 +138,7 @@ fn plain_numbers(value: &mut Value) {
     }
 }
 
+/// `uuid` and `timestamp` need no mask: they are given with the event.
 fn masked(mut envelope: Value) -> Value {
     for key in ["client_name", "client_version"] {
         envelope[key] = json!("masked");
@@ -67,97 +147,81 @@ fn masked(mut envelope: Value) -> Value {
     envelope
 }
 
-/// Why a recorded conversion is not ours to imitate.
+/// `optimizely/sdk` is given what the SDK was given, to the letter, and sends what the JavaScript SDK sends.
 ///
-/// The SDKs take a `revenue` that is in hundredths already; we take an amount, exactly. So these differ on
-/// purpose (contracts: hundredths are whole numbers, made from exact decimals):
-/// - `revenue: 89.99` hundredths: the JS SDK cuts it to 89, the Python SDK leaves it out; a fraction of a
-///   hundredth cannot reach the vendor from us, it is rounded.
-/// - `revenue: true` becomes 1 and `value: true` stays true in JS: true is no number; both are left out.
-/// - `revenue: "abc"`: no SDK lifts it, but all leave it among the tags. We leave it out, with a note.
-/// - a `revenue` given as text stays a text among the SDK's tags, and the Python SDK does not lift it at all;
-///   ours is the number in both places.
-/// - a null tag is kept by the Python SDK; with us, as with the JS SDK, it is not sent.
-fn not_imitated(sdk: &str, tags: &Value) -> bool {
-    let revenue = &tags["revenue"];
-    let fraction = revenue
-        .as_number()
-        .is_some_and(|n| n.as_str().contains('.'));
-    let text_in_python = sdk.starts_with("python") && revenue.is_string();
-    fraction || revenue.is_boolean() || revenue.as_str() == Some("abc") || text_in_python
-}
-
+/// Where the Python SDK reads `revenue` and `value` otherwise, or keeps a null tag, JavaScript's is the measure:
+/// what it lifted in the case of the same name.
 #[test]
-fn conversions_equal_the_official_sdks() {
-    let datafile = read_json(&fixtures().join("datafiles/golden_v4.json"));
-    let plan = optimizely(json!({}));
-    let tables = tables_of(&plan, &datafile);
-    let mut compared = 0;
-    let mut passed_over = 0;
-    for sdk in [
-        "javascript-sdk-6.6.1",
-        "javascript-sdk-5.4.1",
-        "python-sdk-5.7.0",
-    ] {
-        for scenario in ["main", "batch"] {
-            let folder = fixtures().join(sdk);
-            // All main cases share one user's attributes, those included that the SDK dropped.
-            let notifications = read_json(&folder.join(format!("{scenario}.notifications.json")));
-            let all_attributes = if scenario == "main" {
-                let first = &notifications[0];
-                let found = [
-                    &first["payload"]["attributes"],
-                    &first["positional_args"][2],
-                ];
-                found.into_iter().find(|found| found.is_object()).cloned()
-            } else {
-                None
-            };
-            let requests = read_json(&folder.join(format!("{scenario}.requests.json")));
-            for request in requests.as_array().expect("requests") {
-                // The JS 5 SDK cuts bodies with letters beyond ASCII: those are recorded as text.
-                let Some(visitors) = request["body"]["visitors"].as_array() else {
-                    continue;
-                };
-                for visitor in visitors {
-                    let conversion = &visitor["snapshots"][0]["events"][0];
-                    if conversion["key"] == "campaign_activated" {
-                        continue;
+fn every_recorded_conversion_equals_the_javascript_sdks() {
+    let (_, text) = builtin()
+        .iter()
+        .find(|(path, _)| *path == "optimizely/sdk")
+        .expect("shipped");
+    let plan = plan_with(
+        text,
+        json!({"account_id": "12345678", "project_id": "98765432", "sdk_key": "golden_sdk_key"}),
+    );
+    let mut measures = tracked("javascript-sdk-6.6.1");
+    let mut compared = [0; SDKS.len()];
+    for (sdk, count) in SDKS.into_iter().zip(&mut compared) {
+        for mut one in tracked(sdk) {
+            if sdk.starts_with("python") {
+                let measure = measures.iter_mut().find(|other| other.case == one.case);
+                let conversion = one.conversion();
+                if let Some(tags) = conversion.get_mut("tags") {
+                    *tags = without_nulls(Some(tags));
+                }
+                if let Some(measure) = measure {
+                    for lifted in ["revenue", "value"] {
+                        match measure.conversion().get(lifted) {
+                            Some(value) => conversion[lifted] = value.clone(),
+                            None => assert_eq!(conversion.get(lifted), None),
+                        }
                     }
-                    if not_imitated(sdk, &conversion["tags"]) {
-                        passed_over += 1;
-                        continue;
-                    }
-                    let fits = |attributes: &&Value| {
-                        visitor["visitor_id"] == "user_1"
-                            && visitor["attributes"].as_array().is_some_and(|sent| {
-                                sent.iter().all(|one| {
-                                    let key = one["key"].as_str().unwrap_or("");
-                                    key == "$opt_bot_filtering" || attributes[key] == one["value"]
-                                })
-                            })
-                    };
-                    let posted = posted_for(visitor, all_attributes.as_ref().filter(fits));
-                    let item = match only(plan.map(&event(posted), &tables)) {
-                        PartResult::Item { json, .. } => json,
-                        other => panic!("{sdk} {visitor}: {other:?}"),
-                    };
-                    let made = plan.assemble(0, &[&item], &tables).expect("a request");
-                    assert_eq!(made.url.expose(), "https://logx.optimizely.com/v1/events");
-                    let ours: Value = serde_json::from_slice(&made.body).expect("JSON");
-                    let mut theirs = request["body"].clone();
-                    theirs["visitors"] = json!([visitor]);
-                    if let Some(text) = conversion["tags"]["revenue"].as_str() {
-                        // Given as text: see `not_imitated`.
-                        theirs["visitors"][0]["snapshots"][0]["events"][0]["tags"]["revenue"] =
-                            serde_json::from_str(text).expect("a number");
-                    }
-                    assert_eq!(masked(ours), masked(theirs), "{sdk} {scenario}");
-                    compared += 1;
+                } else {
+                    assert_eq!(one.case, "init", "a case JavaScript was not run with");
                 }
             }
+            let ours = made(&plan, one.posted(one.tags.clone()));
+            assert_eq!(masked(ours), masked(one.sent), "{sdk} {}", one.case);
+            *count += 1;
         }
     }
-    // 10 of JS 6, 5 of JS 5 (the cut bodies aside), 7 of Python.
-    assert_eq!((compared, passed_over), (15, 7));
+    // All there are.
+    assert_eq!(compared, [10, 5, 7]);
+}
+
+/// `optimizely/default` takes amounts: 89.99 for the SDK's 8999.
+///
+/// Only whole hundredths can be posted as an amount, and what is no number is no amount: those cases are
+/// `optimizely/sdk`'s alone. An amount posted as text is a number wherever it is sent.
+#[test]
+fn amounts_become_what_the_sdks_send_for_hundredths() {
+    let plan = optimizely(json!({}));
+    let (mut compared, mut no_amounts) = (0, 0);
+    for mut one in SDKS.into_iter().flat_map(tracked) {
+        let mut properties = one.tags.clone();
+        if let Some(revenue) = one.tags.get("revenue").cloned() {
+            let lifted = one.conversion().get("revenue").and_then(Value::as_i64);
+            let whole = revenue.as_i64().is_some() || revenue.as_str().is_some();
+            let Some(hundredths) = lifted.filter(|_| whole) else {
+                no_amounts += 1;
+                continue;
+            };
+            let sign = if hundredths < 0 { "-" } else { "" };
+            let size = hundredths.unsigned_abs();
+            let amount = format!("{sign}{}.{:02}", size / 100, size % 100);
+            properties["revenue"] = if revenue.is_string() {
+                one.conversion()["tags"]["revenue"] = json!(hundredths);
+                Value::from(amount)
+            } else {
+                serde_json::from_str(&amount).expect("a number")
+            };
+        }
+        let ours = made(&plan, one.posted(properties));
+        assert_eq!(masked(ours), masked(one.sent), "{} {}", one.sdk, one.case);
+        compared += 1;
+    }
+    // A fraction, "abc" and true in JavaScript 6, a fraction in 5; text, a fraction and true in Python.
+    assert_eq!((compared, no_amounts), (15, 7));
 }

@@ -207,10 +207,8 @@ async fn a_name_that_leads_to_a_private_place_is_not_dialled() {
     }
     // … and what a name resolves to is judged when it is dialled.
     use reqwest::dns::Resolve as _;
-    let resolver = super::GuardedResolver {
-        guard: guarded.guard().clone(),
-        lookups: Arc::new(tokio::sync::Semaphore::new(1)),
-    };
+    let resolver =
+        super::GuardedResolver::new(guarded.guard().clone(), Arc::new(super::SystemNames));
     let Err(error) = resolver.resolve("localhost".parse().unwrap()).await else {
         panic!("localhost was admitted");
     };

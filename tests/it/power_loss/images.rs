@@ -90,6 +90,7 @@ struct Disk<'a> {
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<Naming>,
     acks: Vec<u8>,
+    vendor: Vec<u8>,
 }
 
 /// What the disk may hold after the power went.
@@ -99,6 +100,8 @@ pub(crate) struct Image {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     /// What was written to the file `acks` before that moment.
     pub(crate) acks: String,
+    /// What was written to the file `vendor` before that moment.
+    pub(crate) vendor: String,
     /// Which moment and which variant, for messages.
     pub(crate) label: String,
 }
@@ -129,6 +132,7 @@ impl<'a> Disk<'a> {
     fn take(&mut self, step: &Step<'a>) {
         match (step.op, step.name) {
             (b'W', "acks") => self.acks.extend_from_slice(step.data),
+            (b'W', "vendor") => self.vendor.extend_from_slice(step.data),
             // The lock and SQLite's shared index hold nothing that outlives the process.
             (_, "acks" | "lock") => {}
             (_, name) if name.ends_with("-shm") => {}
@@ -190,6 +194,7 @@ impl<'a> Disk<'a> {
         Image {
             files: files.collect(),
             acks: String::from_utf8_lossy(&self.acks).into_owned(),
+            vendor: String::from_utf8_lossy(&self.vendor).into_owned(),
             label,
         }
     }

@@ -13,6 +13,7 @@ use aqueduct::cli::journal::soak_bytes;
 use aqueduct::journal::inspect;
 use aqueduct::journal::store::sqlite::SqliteStore;
 
+mod gateway;
 mod images;
 
 /// A directory for one run: data, trace, control files and the shim.
@@ -46,21 +47,24 @@ impl Rig {
 
     /// The record so far.
     pub(crate) fn trace(&self) -> Vec<u8> {
-        std::fs::read(self.root.path().join("trace")).unwrap_or_default()
+        std::fs::read(self.trace_path()).unwrap_or_default()
     }
 
-    /// The program under the shim. With `traced` false it is hindered, but not recorded.
-    pub(crate) fn command(&self, traced: bool) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_aqueduct"));
+    /// Where the record is.
+    pub(crate) fn trace_path(&self) -> PathBuf {
+        self.root.path().join("trace")
+    }
+
+    /// Puts a program under the shim. With `traced` false it is hindered, but not recorded.
+    pub(crate) fn preload(&self, command: &mut Command, traced: bool) {
         command
             .env("LD_PRELOAD", &self.shim)
             .env("SHIM_DIR", self.data())
             .env("SHIM_CONTROL", self.root.path().join("control"))
             .stdin(Stdio::null());
         if traced {
-            command.env("SHIM_TRACE", self.root.path().join("trace"));
+            command.env("SHIM_TRACE", self.trace_path());
         }
-        command
     }
 
     /// Sets a control file (`fail_sync`, `full`), or removes it. At once: the program may look any time.
@@ -79,7 +83,8 @@ impl Rig {
     }
 
     fn soak(&self, traced: bool, records: u64) -> Command {
-        let mut command = self.command(traced);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aqueduct"));
+        self.preload(&mut command, traced);
         command
             .args(["journal", "soak", "--records", &records.to_string()])
             .arg("--dir")

@@ -99,7 +99,15 @@ impl TestApp {
             .expect("gateway builds");
         let addresses = app.addresses();
         let soft = CancellationToken::new();
-        let gateway = tokio::spawn(app.run(soft.clone(), CancellationToken::new()));
+        let running = app.run(soft.clone(), CancellationToken::new());
+        let gateway = tokio::spawn(async move {
+            let ended = running.await;
+            // A test would only see that nobody answers any more.
+            if let Err(error) = &ended {
+                eprintln!("the gateway ended: {error:#}");
+            }
+            ended
+        });
         Self {
             ingest: addresses.ingest,
             admin: addresses.admin,
