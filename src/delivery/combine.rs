@@ -17,7 +17,9 @@ pub(super) fn combine(items: &[Item]) -> Combined {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut known: HashMap<u64, usize> = HashMap::new();
     for (index, item) in items.iter().enumerate() {
-        let place = item.lane.map(|lane| *known.entry(lane).or_insert(groups.len()));
+        let place = item
+            .lane
+            .map(|lane| *known.entry(lane).or_insert(groups.len()));
         match place.and_then(|place| groups.get_mut(place)) {
             Some(group) => group.push(index),
             None => groups.push(vec![index]),
@@ -114,6 +116,9 @@ mod tests {
                 "[2]"
             ]
         );
-        assert_eq!(combined.of, [vec![0, 2], vec![1], vec![3], vec![4], vec![5]]);
+        assert_eq!(
+            combined.of,
+            [vec![0, 2], vec![1], vec![3], vec![4], vec![5]]
+        );
     }
 }

@@ -540,8 +540,7 @@ impl Flow {
         }
         if let Some(held) = item.held {
             let sent = matches!(ended, Ended::As(Fate::Delivered));
-            self.marks
-                .ended(&held, sent, now_ms, &mut self.books.marks);
+            self.marks.ended(&held, sent, now_ms, &mut self.books.marks);
         }
         if let Some(slot) = self.slots.part_ended(item.slot, item.part, ended) {
             self.close(slot, now_ms);
@@ -618,7 +617,11 @@ impl Flow {
 
     /// The rates, for the pipeline that comes after.
     pub(super) fn rates(&self) -> Vec<(String, Bucket)> {
-        let names = self.options.requests.iter().map(|rules| rules.name.to_string());
+        let names = self
+            .options
+            .requests
+            .iter()
+            .map(|rules| rules.name.to_string());
         let buckets = self.lines.iter().map(|line| line.bucket.clone());
         names.zip(buckets).collect()
     }

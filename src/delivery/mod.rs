@@ -268,7 +268,9 @@ async fn expire_idle(shared: &Shared, running: &HashMap<String, Running>) {
                 events,
                 "backlog of a feed nobody delivers is over its limit: its oldest events are given up as skipped (expired)"
             ),
-            Err(error) => tracing::error!(feed, %error, "cannot hold a feed to the limits of a backlog"),
+            Err(error) => {
+                tracing::error!(feed, %error, "cannot hold a feed to the limits of a backlog")
+            }
         }
     }
 }

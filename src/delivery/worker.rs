@@ -22,9 +22,7 @@ use super::status::Status;
 use super::{Sender, combine, expiry, mapping};
 use crate::blueprint::Tables;
 use crate::clock::{Millis, SharedClock};
-use crate::journal::{
-    Chunk, Feed, Journal, JournalError, Mark, Outcome, Parked, Seq,
-};
+use crate::journal::{Chunk, Feed, Journal, JournalError, Mark, Outcome, Parked, Seq};
 use crate::logbook::Logbook;
 use crate::metrics;
 use crate::registry::Integration;
@@ -169,7 +167,10 @@ impl Worker {
         let integration = &parts.integration;
         let plan = &integration.plan;
         let mut flow = Flow::new(FlowOptions::of(&integration.id, plan, &integration.tuning));
-        flow.take_over(std::mem::take(&mut *parts.rates.lock()), parts.clock.now_ms());
+        flow.take_over(
+            std::mem::take(&mut *parts.rates.lock()),
+            parts.clock.now_ms(),
+        );
         let ordered = FlowOptions::ordered(plan);
         let mut worker = Self {
             flow,
@@ -400,9 +401,7 @@ impl Worker {
         };
         let (integration, tables) = (self.parts.integration.clone(), self.current_tables());
         let generation = self.generation;
-        self.spawn_mapping(move || {
-            mapping::map_fresh(&integration, &tables, generation, entries)
-        });
+        self.spawn_mapping(move || mapping::map_fresh(&integration, &tables, generation, entries));
     }
 
     fn spawn_mapping(&mut self, map: impl FnOnce() -> Arrivals + Send + 'static) {
@@ -415,11 +414,10 @@ impl Worker {
         });
         // JSON for hundreds of events takes milliseconds: off the threads that serve sockets.
         let task = tokio::task::spawn_blocking(map);
-        self.work
-            .push(Box::pin(async move {
-                let arrivals = task.await.ok();
-                Done::Mapped { ticket, arrivals }
-            }));
+        self.work.push(Box::pin(async move {
+            let arrivals = task.await.ok();
+            Done::Mapped { ticket, arrivals }
+        }));
     }
 
     /// Takes mapped events in, in the order they were read where that matters; the journal is asked first for what
@@ -428,7 +426,10 @@ impl Worker {
         while !self.asking
             && let Some(index) = self.next_ticket()
         {
-            let Some(arrivals) = self.intake.get(index).and_then(|ticket| ticket.arrivals.as_ref())
+            let Some(arrivals) = self
+                .intake
+                .get(index)
+                .and_then(|ticket| ticket.arrivals.as_ref())
             else {
                 return;
             };
@@ -463,11 +464,7 @@ impl Worker {
     }
 
     fn absorb(&mut self, index: usize, now_ms: Millis) {
-        if let Some(arrivals) = self
-            .intake
-            .remove(index)
-            .and_then(|ticket| ticket.arrivals)
-        {
+        if let Some(arrivals) = self.intake.remove(index).and_then(|ticket| ticket.arrivals) {
             self.mapping -= 1;
             self.flow.absorb(arrivals, now_ms);
         }
@@ -692,9 +689,7 @@ impl Worker {
         self.parked_at_ms = self.parts.clock.now_ms();
         let (integration, tables) = (self.parts.integration.clone(), self.current_tables());
         let generation = self.generation;
-        self.spawn_mapping(move || {
-            mapping::map_parked(&integration, &tables, generation, parked)
-        });
+        self.spawn_mapping(move || mapping::map_parked(&integration, &tables, generation, parked));
     }
 
     /// Gives up what is older or more than the limits allow; said loudly, and tallied.
@@ -705,7 +700,11 @@ impl Worker {
             return;
         }
         let end = *self.end.borrow();
-        let upto = backlog.expires(self.read_pos, end, self.parts.integration.tuning.backlog_bytes);
+        let upto = backlog.expires(
+            self.read_pos,
+            end,
+            self.parts.integration.tuning.backlog_bytes,
+        );
         if upto <= self.read_pos {
             return;
         }

@@ -286,8 +286,8 @@ impl Client {
         let failed = |error: reqwest::Error| classify(&error);
         let mut response = self.http.execute(request).await.map_err(failed)?;
         let headers = std::mem::take(response.headers_mut());
-        let retry_after =
-            text(&headers, "retry-after").and_then(|value| retry_after(&value, self.clock.now_ms()));
+        let retry_after = text(&headers, "retry-after")
+            .and_then(|value| retry_after(&value, self.clock.now_ms()));
         let (etag, last_modified) = (text(&headers, "etag"), text(&headers, "last-modified"));
         let status = response.status().as_u16();
         let mut body = BytesMut::new();

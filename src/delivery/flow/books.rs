@@ -120,7 +120,11 @@ impl Books {
 
     /// Those that wait for this reason and are not settled yet are looked at again at once.
     pub(super) fn due(&mut self, reason: &str, now_ms: Millis) {
-        for parked in self.park.iter_mut().filter(|parked| parked.reason == reason) {
+        for parked in self
+            .park
+            .iter_mut()
+            .filter(|parked| parked.reason == reason)
+        {
             parked.due_ms = parked.due_ms.min(now_ms);
         }
     }

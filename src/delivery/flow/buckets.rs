@@ -294,7 +294,11 @@ impl Log {
         let step = (self.window.per_ms / STEPS).max(1);
         let until_ms = now_ms.saturating_add(self.window.per_ms);
         let until_ms = until_ms.div_euclid(step).saturating_add(1) * step - 1;
-        let until_ms = if step == 1 { now_ms + self.window.per_ms } else { until_ms };
+        let until_ms = if step == 1 {
+            now_ms + self.window.per_ms
+        } else {
+            until_ms
+        };
         self.requests += requests;
         self.items += items;
         match self.spent.back_mut() {
@@ -411,9 +415,11 @@ mod tests {
         let mut bucket = Bucket::new(&[window(1_000, 10), window(3_600_000, 36_000)]);
         bucket.adopt(0, room(20, 20, 1));
         let burst = (0..50)
-            .filter(|_| bucket.admits(0, 1) && {
-                bucket.sent(1);
-                true
+            .filter(|_| {
+                bucket.admits(0, 1) && {
+                    bucket.sent(1);
+                    true
+                }
             })
             .count();
         assert_eq!(burst, 20);

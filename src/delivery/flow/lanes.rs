@@ -42,9 +42,9 @@ pub(super) struct Lanes {
 impl Lanes {
     /// May an item of the lane go into the batch `open` (one it could join, if there is one) or into a new one?
     pub(super) fn admits(&self, key: LaneKey, now_ms: Millis, open: Option<u64>) -> bool {
-        self.lanes.get(&key).is_none_or(|lane| {
-            lane.waiting.is_empty() && lane.joins(now_ms, open)
-        })
+        self.lanes
+            .get(&key)
+            .is_none_or(|lane| lane.waiting.is_empty() && lane.joins(now_ms, open))
     }
 
     /// The batch `id` has an item of the lane.
@@ -60,7 +60,11 @@ impl Lanes {
 
     /// An item waits.
     pub(super) fn wait(&mut self, key: LaneKey, waiting: Waiting) {
-        self.lanes.entry(key).or_default().waiting.push_back(waiting);
+        self.lanes
+            .entry(key)
+            .or_default()
+            .waiting
+            .push_back(waiting);
     }
 
     /// The next item of a lane, if it may go into the batch `open` says for it.

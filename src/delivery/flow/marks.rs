@@ -169,7 +169,9 @@ impl Marks {
         if let Some(newest) = keys.newest.and_then(|key| self.newest.get_mut(&key)) {
             newest.users += 1;
         }
-        let last = keys.once.and_then(|once| self.once.get(&(once.key ^ ONCE))?.last);
+        let last = keys
+            .once
+            .and_then(|once| self.once.get(&(once.key ^ ONCE))?.last);
         Ok(Held {
             keys,
             age,

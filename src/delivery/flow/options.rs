@@ -117,13 +117,9 @@ impl Rules {
     }
 }
 
-fn rules_of(
-    index: usize,
-    request: &RequestPlan,
-    all: &[RequestPlan],
-    tuning: &Tuning,
-) -> Rules {
-    let gate_name = |request: &RequestPlan| request.gate.clone().unwrap_or_else(|| request.name.clone());
+fn rules_of(index: usize, request: &RequestPlan, all: &[RequestPlan], tuning: &Tuning) -> Rules {
+    let gate_name =
+        |request: &RequestPlan| request.gate.clone().unwrap_or_else(|| request.name.clone());
     let name = gate_name(request);
     let rate: Vec<Window> = request
         .rates
@@ -139,7 +135,9 @@ fn rules_of(
         .iter()
         .filter_map(|window| window.items)
         .min()
-        .map_or(usize::MAX, |items| usize::try_from(items).unwrap_or(usize::MAX));
+        .map_or(usize::MAX, |items| {
+            usize::try_from(items).unwrap_or(usize::MAX)
+        });
     Rules {
         name: request.name.as_str().into(),
         limits: Limits {

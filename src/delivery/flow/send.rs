@@ -14,7 +14,19 @@ enum Next {
 impl Flow {
     /// The next job to send, if one may go now. It comes back by [`Flow::heard`] or [`Flow::unmakeable`].
     pub(in super::super) fn next_job(&mut self, now_ms: Millis) -> Option<Job> {
-        self.pump(now_ms);
+        loop {
+            self.pump(now_ms);
+            if let Some(job) = self.next_of_any(now_ms) {
+                return Some(job);
+            }
+            // What was found outdated on the way may have opened a lane.
+            if self.lanes.next_due_ms().is_none_or(|at_ms| at_ms > now_ms) {
+                return None;
+            }
+        }
+    }
+
+    fn next_of_any(&mut self, now_ms: Millis) -> Option<Job> {
         let lines = self.lines.len();
         for step in 0..lines {
             let request = (self.turn + step) % lines;
@@ -97,7 +109,11 @@ impl Flow {
     }
 
     fn open(&self, request: usize, now_ms: Millis) -> bool {
-        let Some((rules, line)) = self.options.requests.get(request).zip(self.lines.get(request))
+        let Some((rules, line)) = self
+            .options
+            .requests
+            .get(request)
+            .zip(self.lines.get(request))
         else {
             return false;
         };
@@ -239,8 +255,7 @@ impl Flow {
         if gone.iter().all(Option::is_none) {
             return;
         }
-        let kept: hashbrown::HashSet<u64> =
-            job.all_items().filter_map(|item| item.lane).collect();
+        let kept: hashbrown::HashSet<u64> = job.all_items().filter_map(|item| item.lane).collect();
         for lane in gone.iter().flatten().filter(|lane| !kept.contains(*lane)) {
             self.lanes.release((space, *lane), job.batch.id);
         }
@@ -250,8 +265,7 @@ impl Flow {
     fn next_spilled(&mut self, request: usize, now_ms: Millis) -> Option<Job> {
         loop {
             let carrier = self.spills(request, now_ms)?;
-            if !self.open(carrier, now_ms)
-                || !self.lines.get_mut(carrier)?.bucket.admits(now_ms, 1)
+            if !self.open(carrier, now_ms) || !self.lines.get_mut(carrier)?.bucket.admits(now_ms, 1)
             {
                 return None;
             }

@@ -254,7 +254,10 @@ fn retries_end_after_their_time_but_a_pause_counts_against_nobody() {
             now,
             0.5,
         );
-        assert_eq!(flow.requests(now)[0].paused.as_ref().unwrap().reason, "unauthorized");
+        assert_eq!(
+            flow.requests(now)[0].paused.as_ref().unwrap().reason,
+            "unauthorized"
+        );
     }
     assert!(now >= 86_000_000 && flow.take_settle().is_none());
     flow.resume(now);
@@ -331,7 +334,12 @@ fn mapped_with_tables_that_changed_since_it_is_looked_at_again_at_once() {
     mapped.generation = generation;
     flow.absorb(mapped, 1_000);
     let due = |settled: Settled| -> Vec<Millis> {
-        settled.settle.park.iter().map(|parked| parked.due_ms).collect()
+        settled
+            .settle
+            .park
+            .iter()
+            .map(|parked| parked.due_ms)
+            .collect()
     };
     assert_eq!(due(flow.take_settle().unwrap()), [1_000, 31_000]);
     let mut mapped = arrivals(vec![arrival(2, vec![held(900)])]);

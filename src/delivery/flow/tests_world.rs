@@ -200,7 +200,12 @@ impl World {
                 for other in &self.under_way {
                     let theirs = [0, 1, 2, 2][other.job.batch.request];
                     let clash = theirs == space
-                        && other.job.batch.items.iter().any(|other| other.lane == item.lane);
+                        && other
+                            .job
+                            .batch
+                            .items
+                            .iter()
+                            .any(|other| other.lane == item.lane);
                     prop_assert!(!clash, "two requests of one lane under way");
                 }
                 if request == 0 {
@@ -222,12 +227,22 @@ impl World {
             self.calls[request].push((self.now_ms, until_ms, items.len()));
             self.under_way.push(UnderWay { job, until_ms });
             for request in 0..4 {
-                let n = self.under_way.iter().filter(|on| on.job.batch.request == request);
+                let n = self
+                    .under_way
+                    .iter()
+                    .filter(|on| on.job.batch.request == request);
                 prop_assert!(n.count() <= 3);
             }
         }
         let wakes = self.flow.wakes_ms(self.now_ms);
-        prop_assert!(wakes.is_none_or(|at| at > self.now_ms), "a wake-up that does nothing");
+        prop_assert!(
+            wakes.is_none_or(|at| at > self.now_ms),
+            "woken for nothing at {}: {wakes:?}, lanes {:?}, batches {:?}, requests {:?}",
+            self.now_ms,
+            self.flow.lanes.next_due_ms(),
+            self.flow.batcher.next_due_ms(),
+            self.flow.requests(self.now_ms)
+        );
         Ok(())
     }
 
@@ -237,7 +252,9 @@ impl World {
         for item in &job.batch.items {
             let earlier = (0..seq_of(item)).filter(|seq| {
                 let kind = self.kinds[usize::try_from(*seq).unwrap()];
-                kind.lane == self.kind(item).lane && kind.requests & (1 << space) != 0 && !sent.contains(seq)
+                kind.lane == self.kind(item).lane
+                    && kind.requests & (1 << space) != 0
+                    && !sent.contains(seq)
             });
             let earlier: Vec<_> = earlier.map(|seq| (space, seq)).collect();
             self.passed.extend(earlier);
@@ -259,7 +276,9 @@ impl World {
                 let after = Some(std::time::Duration::from_secs(3));
                 HeardVerdict::All(Verdict::Retry { after })
             }
-            2 => HeardVerdict::All(Verdict::Pause { reason: "forbidden" }),
+            2 => HeardVerdict::All(Verdict::Pause {
+                reason: "forbidden",
+            }),
             3 => HeardVerdict::All(Verdict::Bisect),
             4..8 => HeardVerdict::Each(
                 (0..n)
@@ -305,7 +324,11 @@ impl World {
 
     fn settle(&mut self) -> Fault {
         for reason in self.flow.take_woken() {
-            for parked in self.parked.iter_mut().filter(|parked| parked.reason == reason) {
+            for parked in self
+                .parked
+                .iter_mut()
+                .filter(|parked| parked.reason == reason)
+            {
                 parked.due_ms = self.now_ms;
             }
         }
@@ -334,8 +357,12 @@ impl World {
     fn unpark(&mut self) {
         let room = self.flow.wants_parked();
         let now_ms = self.now_ms;
-        self.parked.sort_by_key(|parked| (parked.due_ms, parked.seq));
-        let due = self.parked.iter().take_while(|parked| parked.due_ms <= now_ms);
+        self.parked
+            .sort_by_key(|parked| (parked.due_ms, parked.seq));
+        let due = self
+            .parked
+            .iter()
+            .take_while(|parked| parked.due_ms <= now_ms);
         let due = due.count().min(room);
         let events = self.parked.drain(..due).collect::<Vec<_>>();
         let events = events.into_iter().map(|parked| {
@@ -346,21 +373,34 @@ impl World {
                 reason: parked.reason,
                 parts_done: parked.parts_done,
             };
-            event(parked.seq, self.kinds[usize::try_from(parked.seq).unwrap()], origin)
+            event(
+                parked.seq,
+                self.kinds[usize::try_from(parked.seq).unwrap()],
+                origin,
+            )
         });
         let events = events.collect();
         self.feed(events);
     }
 
     fn rates_kept(&self) -> Fault {
-        let windows: [(Millis, usize, usize); 4] =
-            [(1_000, 8, 99_999), (2_000, 99_999, 20), (30_000, 2, 99_999), (1_000, 4, 99_999)];
+        let windows: [(Millis, usize, usize); 4] = [
+            (1_000, 8, 99_999),
+            (2_000, 99_999, 20),
+            (30_000, 2, 99_999),
+            (1_000, 4, 99_999),
+        ];
         for (calls, (per_ms, requests, items)) in self.calls.iter().zip(windows) {
             // The vendor may count each when it is sent or when it is answered.
-            for count in [|call: &(Millis, Millis, usize)| call.0, |call: &(Millis, Millis, usize)| call.1] {
+            for count in [
+                |call: &(Millis, Millis, usize)| call.0,
+                |call: &(Millis, Millis, usize)| call.1,
+            ] {
                 for call in calls {
                     let end = count(call);
-                    let within = calls.iter().filter(|call| count(call) > end - per_ms && count(call) <= end);
+                    let within = calls
+                        .iter()
+                        .filter(|call| count(call) > end - per_ms && count(call) <= end);
                     let (n, sum) = within.fold((0, 0), |(n, sum), call| (n + 1, sum + call.2));
                     prop_assert!(n <= requests && sum <= items, "{n} requests, {sum} items");
                 }

@@ -1,7 +1,7 @@
 //! What became of a job, and what follows for its events. Pure.
 
-use super::slots::{Ended, Fate};
 use super::super::bisect::{self, Found};
+use super::slots::{Ended, Fate};
 use super::{Flow, Heard, HeardVerdict, Item, Job, Origin, Refusal};
 use crate::blueprint::Verdict;
 use crate::clock::Millis;
@@ -294,7 +294,11 @@ impl Flow {
                 .unwrap_or(0),
             _ => 0,
         };
-        let waits = self.options.requests.get(part).map(|rules| &rules.requeue_ms);
+        let waits = self
+            .options
+            .requests
+            .get(part)
+            .map(|rules| &rules.requeue_ms);
         match waits.and_then(|waits| waits.get(times)) {
             Some(wait_ms) => Ended::Apart {
                 due_ms: now_ms.saturating_add(*wait_ms),

@@ -116,7 +116,9 @@ impl Worker {
             .iter()
             .find_map(|request| Some((request.name.clone(), request.paused.as_ref()?)));
         let waits = |by_rate: bool| {
-            let waiting = requests.iter().filter(move |request| request.by_rate == by_rate);
+            let waiting = requests
+                .iter()
+                .filter(move |request| request.by_rate == by_rate);
             waiting.filter_map(|request| request.until_ms).max()
         };
         // A rate that lets the next request through in a moment is no news.
@@ -160,13 +162,7 @@ impl Worker {
             (State::Waiting, Some("no_datafile"), fault, None, None)
         } else if let Some((why, until_ms)) = waits {
             let detail = status.last_error.clone();
-            (
-                State::Waiting,
-                Some(why),
-                detail,
-                None,
-                Some(until_ms),
-            )
+            (State::Waiting, Some(why), detail, None, Some(until_ms))
         } else {
             (State::Running, None, None, None, None)
         };
@@ -246,7 +242,14 @@ fn heard_of(plan: &Plan, job: &Job, answer: &Answer) -> Heard {
             .collect(),
         None => items.iter().map(|item| item.json.as_slice()).collect(),
     };
-    read::answer(plan, request, answer, &sent, job.combined.as_deref(), items.len())
+    read::answer(
+        plan,
+        request,
+        answer,
+        &sent,
+        job.combined.as_deref(),
+        items.len(),
+    )
 }
 
 /// Tells the metrics how long deliveries took, once their settle is durable. (Outcomes are scraped from the journal's
