@@ -430,7 +430,7 @@ proptest! {
         let mut delays = [700, 40, 5, 300].into_iter().cycle();
         let mut fed = 0;
         let mut rounds = 0;
-        while world.ended.iter().any(|ended| *ended == 0) {
+        while world.ended.contains(&0) {
             rounds += 1;
             prop_assert!(rounds < 20_000, "it never ends: {:?}", world.flow.requests(world.now_ms));
             if fed < all && world.flow.wants_fresh() {
