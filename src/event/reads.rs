@@ -103,8 +103,8 @@ fn some_of<'r>(
     let reads = reads(kind, name.as_deref());
     let mut fields = Map::with_capacity(8);
     for (key, raw) in &members {
-        // The name is what chose `reads`.
-        let reads = if key == "event" {
+        // The name is what chose `reads`; whether an integration wants the event at all is asked before it is mapped.
+        let reads = if matches!(&**key, "event" | "integrations") {
             Some(&Reads::All)
         } else {
             reads.of(key)

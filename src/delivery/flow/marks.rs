@@ -39,6 +39,8 @@ struct Said {
     value: u128,
     at_ms: Millis,
     seq: Seq,
+    /// The newest event that said the same again.
+    again: Age,
     turn: u64,
 }
 
@@ -110,6 +112,7 @@ impl Marks {
                 value: mark.value,
                 at_ms: mark.at_ms,
                 seq: mark.seq,
+                again: age,
                 turn: 0,
             };
             once.sent.get_or_insert(said);
@@ -139,10 +142,12 @@ impl Marks {
         }
         if let Some(OnceKey { key, value }) = keys.once {
             let once = self.once.entry(key ^ ONCE).or_default();
-            if let Some(last) = once.last {
+            if let Some(last) = &mut once.last {
                 // The very event that left the mark, come back for another reason, is not its own repeat.
                 let within = last.at_ms.abs_diff(age.0) < lasts_ms.unsigned_abs();
                 if last.value == value && within && last.seq != age.1 {
+                    last.again = last.again.max(age);
+                    let last = *last;
                     let is_sent = once.sent.is_some_and(|sent| sent.turn == last.turn);
                     self.said_already(keys.newest, &last, is_sent, age, now_ms, marks);
                     return Err("unchanged");
@@ -150,6 +155,9 @@ impl Marks {
                 if age < (last.at_ms, last.seq) {
                     // It tells of the past: what was said last stays what it is.
                     keys.once = None;
+                } else if age < last.again {
+                    // After it the value said last was true again, and nobody will say so once more.
+                    return Err("superseded");
                 }
             }
         }
@@ -159,6 +167,7 @@ impl Marks {
                 value,
                 at_ms: age.0,
                 seq: age.1,
+                again: age,
                 turn: self.turn,
             });
             once.users += 1;
@@ -194,7 +203,9 @@ impl Marks {
         let newest = self.newest.entry(key).or_default();
         let known = last.turn == 0
             || newest.stands_in == Some(last.turn)
-            || newest.best.is_none_or(|best| best <= (last.at_ms, last.seq));
+            || newest
+                .best
+                .is_none_or(|best| best <= (last.at_ms, last.seq));
         // Else something else was newer than it, which is none of this event's business.
         if known {
             newest.best = newest.best.max(Some(age));
@@ -268,6 +279,7 @@ impl Marks {
                         value: once_key.value,
                         at_ms,
                         seq,
+                        again: held.age,
                         turn: held.turn,
                     });
                     let mark = Mark {
@@ -388,14 +400,34 @@ mod tests {
         let mut marks = Marks::default();
         let mut sent = Vec::new();
         for (at, value) in [(10, 1), (5, 2), (11, 2), (6, 2)] {
-            if let Ok(held) =
-                marks.enter(once(7, value), (at, at as Seq), 60_000, 0, &mut HashMap::new())
-            {
+            if let Ok(held) = marks.enter(
+                once(7, value),
+                (at, at as Seq),
+                60_000,
+                0,
+                &mut HashMap::new(),
+            ) {
                 sent.push(at);
                 marks.ended(&held, true, 0, &mut HashMap::new());
             }
         }
         assert_eq!(sent, [10, 5, 11]);
+        // Said again at 20, which was no news; sent now, what was true in between would stand as the newest.
+        let mut come = |at: i64, value| {
+            marks
+                .enter(
+                    once(7, value),
+                    (at, at as Seq),
+                    60_000,
+                    0,
+                    &mut HashMap::new(),
+                )
+                .err()
+        };
+        assert_eq!(come(20, 2), Some("unchanged"));
+        assert_eq!(come(15, 3), Some("superseded"));
+        assert_eq!(come(9, 3), None, "history");
+        assert_eq!(come(21, 3), None);
         // Switched off, nothing is a repeat.
         let held = marks.enter(once(7, 2), (4, 4), 0, 0, &mut HashMap::new());
         assert!(held.is_ok());
