@@ -24,7 +24,7 @@ use crate::registry::audit::Actor;
 use crate::registry::checks::{Checks, DocumentCheck, DocumentFault};
 use crate::registry::random::Random;
 use crate::registry::seal::KeyRing;
-use crate::registry::{Given, Registry, Role};
+use crate::registry::{Given, Registry, Rehearsal, Role};
 use crate::secret::Secret;
 use crate::vendor::guard::Guard;
 
@@ -75,6 +75,14 @@ impl DeliveryControl for Idle {
                 _ => Ok(Vec::new()),
             }
         })
+    }
+
+    fn rehearse<'a>(
+        &'a self,
+        _: &'a Rehearsal,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Trial>, TrialError>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn tables(&self, _: &str) -> Arc<Tables> {
@@ -747,9 +755,9 @@ async fn every_error_is_a_problem_document() {
             request("GET", "/v1/admin/sources?limit=101", None, ""),
         ),
         (
-            501,
-            "not_available_yet",
-            request("GET", "/v1/admin/events/live", None, ""),
+            422,
+            "invalid_fields",
+            request("GET", "/v1/admin/events/live?last=501", None, ""),
         ),
         (501, "not_available_yet", request("GET", "/docs", None, "")),
         (
