@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::config::Settings;
+use crate::console::{self, Sampler};
 use crate::delivery::{self, Delivery};
 use crate::delivery::{Handle, WebhookError};
 use crate::ingest::{WebhookAnswer, WebhookSink};
@@ -48,6 +49,7 @@ pub struct App {
     addresses: Addresses,
     issued: Issued,
     services: Vec<(TcpListener, Router, ServeOptions)>,
+    sampling: (Arc<Sampler>, console::Sources),
     journal: Journal,
     delivery: Delivery,
     delivery_runtime: DeliveryRuntime,
@@ -136,12 +138,26 @@ impl App {
             draining: draining.clone(),
             webhooks: Some(Arc::new(Webhooks(delivery.handle()))),
         });
-        let admin = admin::router(admin::Parts {
-            registry,
+        let api = admin::router(admin::Parts {
+            registry: registry.clone(),
             journal: journal.clone(),
             delivery: Arc::new(delivery.handle()),
             logbook: logbook.clone(),
             clock: clock.clone(),
+        });
+        let sampler = Arc::new(Sampler::default());
+        let sampled = console::Sources {
+            journal: journal.clone(),
+            prometheus: prometheus.clone(),
+            clock: clock.clone(),
+        };
+        let admin = console::router(console::Parts {
+            api,
+            registry,
+            sampler: Arc::clone(&sampler),
+            settings: settings.effective.clone(),
+            clock: clock.clone(),
+            random: Random::system(),
         });
         let ops = ops::router(ops::Ops {
             prometheus,
@@ -181,6 +197,7 @@ impl App {
                 (admin_listener, admin, inner.clone()),
                 (metrics_listener, ops, inner),
             ],
+            sampling: (sampler, sampled),
             journal,
             delivery,
             delivery_runtime,
@@ -210,6 +227,7 @@ impl App {
     pub async fn run(self, soft: CancellationToken, hard: CancellationToken) -> anyhow::Result<()> {
         let Self {
             services,
+            sampling: (sampler, sampled),
             journal,
             delivery,
             delivery_runtime,
@@ -229,7 +247,9 @@ impl App {
             };
             served.push(tokio::spawn(net::serve(listener, router, options, stop)));
         }
+        let sampling = tokio::spawn(async move { sampler.run(sampled).await });
         soft.cancelled().await;
+        sampling.abort();
         tracing::info!(drain_s = drain.as_secs(), "draining");
         draining.store(true, Ordering::SeqCst);
         let stopping = async {

@@ -111,12 +111,7 @@ pub(super) struct RecentParams {
 impl AcceptedView {
     fn of(entry: &Entry, wanted: &LiveParams) -> Option<Self> {
         let event = Event::decode(&entry.bytes).ok()?;
-        let text = |key: &str| {
-            event
-                .field(key)
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        };
+        let text = |key: &str| event.field(key).and_then(Value::as_str).map(str::to_owned);
         let name = text("event").or_else(|| text("name")).or_else(|| {
             let decision = event.field("decision")?;
             Some(decision.get("flagKey")?.as_str()?.to_owned())
@@ -132,7 +127,10 @@ impl AcceptedView {
         let whose = wanted.user.as_ref().is_none_or(|user| {
             user_id.as_ref() == Some(user) || anonymous_id.as_ref() == Some(user)
         });
-        if !(named && whose && is(&wanted.source, &event.source) && is(&wanted.kind, event.kind.as_str()))
+        if !(named
+            && whose
+            && is(&wanted.source, &event.source)
+            && is(&wanted.kind, event.kind.as_str()))
         {
             return None;
         }
@@ -185,7 +183,11 @@ pub(super) async fn recent(
         let mut at = from;
         while at < upto {
             let chunk = admin.journal().read(at, READ_BYTES).await?;
-            bytes += chunk.entries.iter().map(|entry| entry.bytes.len()).sum::<usize>();
+            bytes += chunk
+                .entries
+                .iter()
+                .map(|entry| entry.bytes.len())
+                .sum::<usize>();
             if chunk.next <= at {
                 break;
             }
@@ -309,7 +311,12 @@ impl Subscriber {
             passed = end - self.next - AGAIN_MAX;
             self.next = end - AGAIN_MAX;
         }
-        let chunk = self.admin.journal().read(self.next, READ_BYTES).await.ok()?;
+        let chunk = self
+            .admin
+            .journal()
+            .read(self.next, READ_BYTES)
+            .await
+            .ok()?;
         self.next = chunk.next.max(self.next);
         for entry in &chunk.entries {
             let Some(view) = AcceptedView::of(entry, &self.wanted) else {

@@ -22,9 +22,6 @@ pub(super) struct Api(Router);
 pub(super) struct Refusal {
     /// HTTP status.
     pub(super) status: u16,
-    /// Stable short code.
-    #[serde(default)]
-    pub(super) code: String,
     /// What is wrong and the way out.
     #[serde(default)]
     pub(super) message: String,
@@ -40,7 +37,6 @@ impl Refusal {
     fn internal(message: &str) -> Self {
         Self {
             status: 500,
-            code: "internal".to_owned(),
             message: message.to_owned(),
             errors: Vec::new(),
             diagnostics: Vec::new(),
@@ -113,7 +109,11 @@ impl Api {
             return Err(serde_json::from_slice(&bytes)
                 .unwrap_or_else(|_| Refusal::internal("the call failed; the log says more")));
         }
-        let bytes = if bytes.is_empty() { &b"null"[..] } else { &bytes };
+        let bytes = if bytes.is_empty() {
+            &b"null"[..]
+        } else {
+            &bytes
+        };
         serde_json::from_slice(bytes).map_err(|error| {
             tracing::error!(path, %error, "an answer of the management API is not as the console knows it");
             Refusal::internal("the answer is not as this page knows it; the log says more")

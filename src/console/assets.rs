@@ -9,10 +9,22 @@ use sha2::{Digest as _, Sha256};
 
 /// (name, type, content)
 const FILES: [(&str, &str, &str); 4] = [
-    ("console.css", "text/css; charset=utf-8", include_str!("assets/console.css")),
-    ("console.js", "text/javascript; charset=utf-8", include_str!("assets/console.js")),
+    (
+        "console.css",
+        "text/css; charset=utf-8",
+        include_str!("assets/console.css"),
+    ),
+    (
+        "console.js",
+        "text/javascript; charset=utf-8",
+        include_str!("assets/console.js"),
+    ),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
-    ("live.js", "text/javascript; charset=utf-8", include_str!("assets/live.js")),
+    (
+        "live.js",
+        "text/javascript; charset=utf-8",
+        include_str!("assets/live.js"),
+    ),
 ];
 
 /// Where pages find them.
@@ -36,7 +48,10 @@ pub(super) fn names() -> &'static Names {
 
 fn tag(content: &str) -> String {
     let hash = Sha256::digest(content.as_bytes());
-    hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    hash.iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn named(index: usize) -> String {
@@ -48,7 +63,11 @@ fn named(index: usize) -> String {
 pub(super) async fn serve(Path(wanted): Path<String>, headers: HeaderMap) -> Response {
     for (name, kind, content) in FILES {
         let tag = tag(content);
-        if wanted.strip_prefix(&tag).and_then(|rest| rest.strip_prefix('-')) != Some(name) {
+        if wanted
+            .strip_prefix(&tag)
+            .and_then(|rest| rest.strip_prefix('-'))
+            != Some(name)
+        {
             continue;
         }
         let etag = format!("\"{tag}\"");
@@ -59,7 +78,11 @@ pub(super) async fn serve(Path(wanted): Path<String>, headers: HeaderMap) -> Res
         let mut response = if known {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
-            ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], content).into_response()
+            (
+                [(header::CONTENT_TYPE, HeaderValue::from_static(kind))],
+                content,
+            )
+                .into_response()
         };
         let headers = response.headers_mut();
         headers.insert(

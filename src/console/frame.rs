@@ -170,7 +170,10 @@ pub(super) fn rendered(status: StatusCode, template: &impl Template) -> Response
         }
         Err(error) => {
             tracing::error!(%error, "a page could not be rendered");
-            plain(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be rendered")
+            plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the page could not be rendered",
+            )
         }
     }
 }

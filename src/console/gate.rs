@@ -48,6 +48,11 @@ impl Who {
         self.actor.role >= role
     }
 
+    /// Id of their session.
+    pub(super) fn session(&self) -> &str {
+        &self.session
+    }
+
     /// Goes on to another page, with words at its top.
     pub(super) fn go(&self, console: &Console, path: &str, notice: Notice) -> Response {
         console.0.sessions.leave(&self.session, notice);
@@ -120,7 +125,10 @@ fn who(console: &Console, headers: &HeaderMap, uri: &Uri) -> Option<Who> {
 
 fn signed_out(request: &Request) -> Response {
     if request.method() == Method::GET && !wants_json(request.headers()) {
-        let here = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let here = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
         let next = if here == "/" { "" } else { here };
         return Redirect::to(&format!("/sign-in{}", query_of(&[("next", next)]))).into_response();
     }
@@ -158,7 +166,11 @@ async fn believed(request: Request, csrf: &str) -> Result<Request, Response> {
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok())
         .is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
-    let form = if is_form { Form::read(&body) } else { Form::default() };
+    let form = if is_form {
+        Form::read(&body)
+    } else {
+        Form::default()
+    };
     let brought = in_header.unwrap_or_else(|| form.text(CSRF_FIELD).to_owned());
     if !bool::from(brought.as_bytes().ct_eq(csrf.as_bytes())) {
         return Err(forged());
@@ -237,7 +249,11 @@ fn session_id(headers: &HeaderMap, uri: &Uri) -> Option<String> {
 /// The `Set-Cookie` that begins a session. `secure`: the browser came over https.
 pub(super) fn cookie(id: &str, secure: bool) -> String {
     let seconds = super::session::WHOLE_MS / 1000;
-    let (name, secure) = if secure { (COOKIE, "; Secure") } else { (COOKIE_LOOPBACK, "") };
+    let (name, secure) = if secure {
+        (COOKIE, "; Secure")
+    } else {
+        (COOKIE_LOOPBACK, "")
+    };
     format!("{name}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}")
 }
 

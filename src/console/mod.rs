@@ -144,9 +144,9 @@ pub fn router(parts: Parts) -> Router {
 /// Sends calls of the management API past the console.
 async fn api_first(State(api): State<Router>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let is_api = API_PATHS
-        .iter()
-        .any(|own| path == own.trim_end_matches('/') || (own.ends_with('/') && path.starts_with(own)));
+    let is_api = API_PATHS.iter().any(|own| {
+        path == own.trim_end_matches('/') || (own.ends_with('/') && path.starts_with(own))
+    });
     if is_api {
         return match api.oneshot(request).await {
             Ok(response) => response,

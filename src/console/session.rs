@@ -21,6 +21,9 @@ pub(super) const WHOLE_MS: Millis = 12 * 3_600_000;
 /// Sessions kept at once; beyond it the one unused longest ends.
 const SESSIONS_MAX: usize = 1_000;
 
+/// Secrets of unfinished forms a session keeps.
+const KEPT_MAX: usize = 20;
+
 /// What the next page shows once, at its top.
 #[derive(Debug, Clone)]
 pub(super) struct Notice {
@@ -78,6 +81,8 @@ struct Session {
     began_ms: Millis,
     seen_ms: Millis,
     notice: Option<Notice>,
+    /// Secrets of install forms under way: (vendor, field).
+    kept: HashMap<(String, String), Secret>,
 }
 
 impl Session {
@@ -105,6 +110,7 @@ impl Sessions {
             began_ms: now_ms,
             seen_ms: now_ms,
             notice: None,
+            kept: HashMap::new(),
         };
         let mut all = self.by_hash.lock();
         all.retain(|_, session| session.lives(now_ms));
@@ -144,6 +150,31 @@ impl Sessions {
     pub(super) fn leave(&self, id: &str, notice: Notice) {
         if let Some(session) = self.by_hash.lock().get_mut(&sha256(id)) {
             session.notice = Some(notice);
+        }
+    }
+
+    /// Keeps a secret entered in a vendor's install form while the form is not through.
+    pub(super) fn keep(&self, id: &str, vendor: &str, field: &str, secret: &str) {
+        if let Some(session) = self.by_hash.lock().get_mut(&sha256(id)) {
+            if session.kept.len() >= KEPT_MAX {
+                session.kept.clear();
+            }
+            let place = (vendor.to_owned(), field.to_owned());
+            session.kept.insert(place, Secret::new(secret));
+        }
+    }
+
+    /// A secret kept so.
+    pub(super) fn kept(&self, id: &str, vendor: &str, field: &str) -> Option<Secret> {
+        let place = (vendor.to_owned(), field.to_owned());
+        let all = self.by_hash.lock();
+        all.get(&sha256(id))?.kept.get(&place).cloned()
+    }
+
+    /// Forgets what was entered for a vendor.
+    pub(super) fn forget(&self, id: &str, vendor: &str) {
+        if let Some(session) = self.by_hash.lock().get_mut(&sha256(id)) {
+            session.kept.retain(|(of, _), _| of != vendor);
         }
     }
 

@@ -141,9 +141,15 @@ fn show(status: StatusCode, next: String, fault: Option<&'static str>, insecure:
 fn safe_next(next: &str) -> String {
     let is_ours = next.starts_with('/')
         && !next.starts_with("//")
-        && next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+        && next
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'\\')
         && !next.starts_with("/sign-");
-    if is_ours { next.to_owned() } else { "/".to_owned() }
+    if is_ours {
+        next.to_owned()
+    } else {
+        "/".to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +158,15 @@ mod tests {
 
     #[test]
     fn going_on_never_leaves_the_console() {
-        for bad in ["//evil.example", "https://evil.example", "/\\evil.example", "", "javascript:alert(1)", "/a\nb", "/sign-out"] {
+        for bad in [
+            "//evil.example",
+            "https://evil.example",
+            "/\\evil.example",
+            "",
+            "javascript:alert(1)",
+            "/a\nb",
+            "/sign-out",
+        ] {
             assert_eq!(safe_next(bad), "/", "{bad}");
         }
         assert_eq!(safe_next("/events/a?x=1"), "/events/a?x=1");

@@ -326,24 +326,23 @@ impl Draft {
         let mut documents = Vec::new();
         for table in self.plan.tables() {
             let before = read.iter().find(|(url, _)| *url == &table.url);
-            let document = match before {
-                Some((_, document)) => document.clone(),
-                None => {
-                    let bearer = known.and_then(|vendor| vendor.document_token(&self.config));
-                    let document = checks
-                        .documents
-                        .fetch(&table.url, bearer)
-                        .await
-                        .map_err(|trouble| {
-                            vec![document_remark(&self.field_behind(&table.url), &trouble).1]
-                        })?;
-                    if let Some(vendor) = known {
-                        vendor.check_document(&self.config, &document)?;
+            let document =
+                match before {
+                    Some((_, document)) => document.clone(),
+                    None => {
+                        let bearer = known.and_then(|vendor| vendor.document_token(&self.config));
+                        let document = checks.documents.fetch(&table.url, bearer).await.map_err(
+                            |trouble| {
+                                vec![document_remark(&self.field_behind(&table.url), &trouble).1]
+                            },
+                        )?;
+                        if let Some(vendor) = known {
+                            vendor.check_document(&self.config, &document)?;
+                        }
+                        read.push((&table.url, document.clone()));
+                        document
                     }
-                    read.push((&table.url, document.clone()));
-                    document
-                }
-            };
+                };
             documents.push((table.name.clone(), document));
         }
         Ok(documents)

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use rusqlite::Transaction;
 use serde_json::{Map, Value, json};
 
-use super::{Integration, Pause};
 use super::audit::{self, Actor, Deed};
 use super::control::{ChangeError, Inner, Registry};
 use super::draft::{self, Draft, DraftFault, fault};
 use super::picture::Installed;
 use super::store::RevisionRow;
 use super::values::{to_seal, to_stored};
+use super::{Integration, Pause};
 use crate::blueprint::{Config, FieldFault};
 
 /// Longest note on a revision, in characters.
