@@ -246,7 +246,10 @@ pub(super) async fn live(
         wanted: params,
         end,
         next,
-        ready: VecDeque::new(),
+        // Sent at once: some proxies hold an answer back until its body begins.
+        ready: VecDeque::from([Message::default()
+            .comment("listening")
+            .retry(Duration::from_secs(2))]),
         _permit: permit,
     };
     Ok(Sse::new(futures_util::stream::unfold(

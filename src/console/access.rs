@@ -14,6 +14,7 @@ use super::frame::{Answer, Fail, Frame, page, rendered};
 use super::gate::Who;
 use super::session::Notice;
 use super::views::{FieldFault, Key, Listed, Source, Token};
+use crate::registry::Role;
 
 #[derive(Template)]
 #[template(path = "sources.html")]
@@ -174,6 +175,7 @@ pub(super) async fn remove_source(
     Extension(form): Extension<Form>,
     Path(id): Path<String>,
 ) -> Answer {
+    who.needs(Role::Admin)?;
     let source: Source = console
         .api()
         .get(&who.actor, &format!("/sources/{}", segment(&id)))

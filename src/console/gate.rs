@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use subtle::ConstantTimeEq as _;
 
 use super::form::{BODY_BYTES_MAX, CSRF_FIELD, Form, query_of};
+use super::frame::Fail;
 use super::session::Notice;
 use super::{Console, frame};
 use crate::clock::Millis;
@@ -46,6 +47,18 @@ pub(super) struct Who {
 impl Who {
     pub(super) fn may(&self, role: Role) -> bool {
         self.actor.role >= role
+    }
+
+    /// Refuses below a role, for what looks at other things before the API does.
+    pub(super) fn needs(&self, role: Role) -> Result<(), Fail> {
+        if self.may(role) {
+            return Ok(());
+        }
+        Err(Fail::new(
+            StatusCode::FORBIDDEN,
+            "Your role does not allow this",
+            &format!("It needs the role {}.", frame::role_word(role)),
+        ))
     }
 
     /// Id of their session.

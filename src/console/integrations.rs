@@ -17,6 +17,7 @@ use super::session::Notice;
 use super::views::{
     Attempt, Books, BooksRow, CatalogEntry, Field, FieldFault, Integration, Listed, Source, Tested,
 };
+use crate::registry::Role;
 
 #[derive(Template)]
 #[template(path = "integrations.html")]
@@ -303,6 +304,7 @@ pub(super) async fn test(
     Extension(form): Extension<Form>,
     Path(id): Path<String>,
 ) -> Answer {
+    who.needs(Role::Operator)?;
     let event = form.given("event");
     let body = event.map_or_else(|| json!({}), |event| json!({ "event": event }));
     let tested: Result<Tested, Refusal> = console
@@ -341,6 +343,7 @@ pub(super) async fn remove(
     Extension(form): Extension<Form>,
     Path(id): Path<String>,
 ) -> Answer {
+    who.needs(Role::Editor)?;
     let home = format!("/integrations/{}", segment(&id));
     let integration = one(&console, &who, &id).await?;
     if form.text("name").trim() != integration.name {

@@ -187,16 +187,13 @@ pub(super) async fn roll_back(
     Path(id): Path<String>,
 ) -> Answer {
     let number: u32 = form.text("revision").parse().unwrap_or(0);
-    let note = form
-        .given("note")
-        .map_or_else(|| format!("back to revision {number}"), str::to_owned);
     let now: Integration = console
         .api()
         .call(
             &who.actor,
             Method::POST,
             &format!("/integrations/{}/blueprint/rollback", segment(&id)),
-            Some(json!({ "revision": number, "note": note })),
+            Some(json!({ "revision": number, "note": form.text("note").trim() })),
         )
         .await?;
     let words = format!(
