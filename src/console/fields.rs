@@ -67,7 +67,10 @@ pub(super) fn inputs(
             };
             let hint = known
                 .and_then(|value| value.get("hint")?.as_str())
-                .map(|hint| format!("set, ends in {hint}"));
+                .map(|hint| match hint {
+                    "…" => "set".to_owned(),
+                    hint => format!("set, ends in {hint}"),
+                });
             Input {
                 label: field.label.clone(),
                 kind: field.kind.clone(),

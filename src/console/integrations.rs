@@ -251,7 +251,7 @@ pub(super) fn attempt_row(attempt: &Attempt, now_ms: i64) -> AttemptRow {
 fn shown_value(value: &Value) -> String {
     match value {
         Value::Object(mask) if mask.contains_key("set") => match mask.get("hint") {
-            Some(Value::String(hint)) => format!("set, ends in {hint}"),
+            Some(Value::String(hint)) if hint != "…" => format!("set, ends in {hint}"),
             _ => "set".to_owned(),
         },
         Value::Null => "–".to_owned(),
