@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value, json};
 
 use super::Console;
@@ -222,8 +222,6 @@ pub(super) async fn install(
     Extension(who): Extension<Who>,
     Extension(form): Extension<Form>,
     Path(vendor): Path<String>,
-    method: Method,
-    _: HeaderMap,
 ) -> Answer {
     let entry: CatalogEntry = console
         .api()
@@ -276,7 +274,7 @@ pub(super) async fn install(
             .api()
             .call(
                 &who.actor,
-                method,
+                Method::POST,
                 &format!("{path}/test{query}"),
                 Some(body),
             )
@@ -291,7 +289,12 @@ pub(super) async fn install(
     } else {
         let done: Result<Integration, Refusal> = console
             .api()
-            .call(&who.actor, method, &format!("{path}/install"), Some(body))
+            .call(
+                &who.actor,
+                Method::POST,
+                &format!("{path}/install"),
+                Some(body),
+            )
             .await;
         match done {
             Ok(made) => {

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use http_body_util::{BodyExt as _, Limited};
 
@@ -23,12 +23,9 @@ struct Page {
     insecure: bool,
 }
 
-/// The form.
-pub(super) async fn page(State(console): State<Console>, uri: Uri, headers: HeaderMap) -> Response {
-    let _ = console;
+/// The form. Whether TLS ends before us shows only at the POST, by what the browser says its origin is.
+pub(super) async fn page(uri: Uri) -> Response {
     let next = safe_next(Form::query(uri.query()).text("next"));
-    // Whether TLS ends before us is unknown here: only what the browser says at the POST counts. Nothing is claimed yet.
-    let _ = headers;
     show(StatusCode::OK, next, None, false)
 }
 
