@@ -32,11 +32,11 @@ mod bisect;
 mod combine;
 mod expiry;
 mod flow;
-mod gate;
+pub(crate) mod gate;
 mod handle;
 mod mapping;
 mod read;
-mod retry;
+pub(crate) mod retry;
 pub mod status;
 #[cfg(test)]
 mod tests;
