@@ -151,6 +151,11 @@ impl Api {
         let delivery = Arc::new(Idle::default());
         let router = router(Parts {
             registry: registry.clone(),
+            alerts: crate::alerts::Handle::new(
+                registry.clone(),
+                Arc::clone(&clock),
+                Random::system(),
+            ),
             journal: journal.clone(),
             delivery: Arc::<Idle>::clone(&delivery),
             logbook: Logbook::none(),

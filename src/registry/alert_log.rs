@@ -207,7 +207,8 @@ impl Registry {
     /// When the database fails.
     pub async fn alert_notices(&self, id: &str) -> Result<Vec<NoticeRow>, ChangeError> {
         let id = id.to_owned();
-        self.notices("WHERE alert = ?1 ORDER BY n LIMIT 100", Some(id)).await
+        self.notices("WHERE alert = ?1 ORDER BY n LIMIT 100", Some(id))
+            .await
     }
 
     /// One notice.

@@ -101,7 +101,9 @@ impl Rule {
 }
 
 /// A threshold in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct Seconds {
     /// Fires above this many seconds.
@@ -109,7 +111,9 @@ pub struct Seconds {
 }
 
 /// A threshold in events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct Events {
     /// Fires above this many events.
@@ -118,7 +122,15 @@ pub struct Events {
 
 /// The rules in use with their thresholds; a rule that is null or left out is off.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
 )]
 #[serde(default, deny_unknown_fields)]
 pub struct Rules {
@@ -239,7 +251,10 @@ pub(super) fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<AlertEndpointRow>
             key_id: row.get(2)?,
             bytes: row.get(3)?,
         },
-        old_sealed: old.0.zip(old.1).map(|(key_id, bytes)| Sealed { key_id, bytes }),
+        old_sealed: old
+            .0
+            .zip(old.1)
+            .map(|(key_id, bytes)| Sealed { key_id, bytes }),
         old_until_ms: row.get(6)?,
         gone_at_ms: row.get(7)?,
         created_at_ms: row.get(8)?,
@@ -316,7 +331,15 @@ impl Registry {
         self.commit(move |tx, inner| {
             let now_ms = inner.clock.now_ms();
             let made = (before.is_none() || rotate).then(|| new_secret(&inner.random));
-            store(tx, inner, &name, &settings, made.as_ref(), before.as_deref(), now_ms)?;
+            store(
+                tx,
+                inner,
+                &name,
+                &settings,
+                made.as_ref(),
+                before.as_deref(),
+                now_ms,
+            )?;
             let mut after = masked(&settings);
             if let (Some(after), true) = (after.as_object_mut(), made.is_some()) {
                 after.insert("secret".to_owned(), json!("new"));
@@ -339,7 +362,11 @@ impl Registry {
     ///
     /// # Errors
     /// When there is none, or the database fails.
-    pub async fn delete_alert_endpoint(&self, actor: &Actor, name: &str) -> Result<(), ChangeError> {
+    pub async fn delete_alert_endpoint(
+        &self,
+        actor: &Actor,
+        name: &str,
+    ) -> Result<(), ChangeError> {
         let done = self.try_delete(actor, name).await;
         self.noted(actor, "alert_endpoint.delete", name, done).await
     }
@@ -351,7 +378,10 @@ impl Registry {
         };
         let actor = actor.clone();
         self.commit(move |tx, inner| {
-            tx.execute("DELETE FROM alert_endpoints WHERE name = ?1", [&before.name])?;
+            tx.execute(
+                "DELETE FROM alert_endpoints WHERE name = ?1",
+                [&before.name],
+            )?;
             tx.execute("DELETE FROM alerts WHERE endpoint = ?1", [&before.name])?;
             let deed = Deed {
                 actor: &actor,
@@ -401,8 +431,12 @@ impl Registry {
             faults.push(fault("url", &code, message));
         }
         let rules = &settings.rules;
-        if Rule::ALL.iter().all(|rule| rules.threshold(*rule).is_none()) {
-            let message = "turns every rule off; name at least one, or leave `rules` out for the usual ones";
+        if Rule::ALL
+            .iter()
+            .all(|rule| rules.threshold(*rule).is_none())
+        {
+            let message =
+                "turns every rule off; name at least one, or leave `rules` out for the usual ones";
             faults.push(fault("rules", "empty", message));
         }
         for id in settings.integrations.iter().flatten() {
@@ -420,7 +454,10 @@ impl Registry {
             faults.push(fault("repeat_h", "out_of_range", message));
         }
         if settings.resolve_after_s > 86_400 {
-            let message = format!("is {}; it must be from 0 to 86400", settings.resolve_after_s);
+            let message = format!(
+                "is {}; it must be from 0 to 86400",
+                settings.resolve_after_s
+            );
             faults.push(fault("resolve_after_s", "out_of_range", message));
         }
     }
@@ -502,7 +539,11 @@ fn store(
 }
 
 /// Seals again, with the first key of the ring, what was sealed with another.
-pub(super) fn reseal(tx: &Transaction<'_>, ring: &KeyRing, random: &Random) -> Result<(), PictureError> {
+pub(super) fn reseal(
+    tx: &Transaction<'_>,
+    ring: &KeyRing,
+    random: &Random,
+) -> Result<(), PictureError> {
     let sqlite = |error: rusqlite::Error| PictureError::from(StoreError::from(error));
     let rows: Vec<AlertEndpointRow> = {
         let mut query = tx.prepare(ROWS).map_err(sqlite)?;
@@ -523,7 +564,11 @@ pub(super) fn reseal(tx: &Transaction<'_>, ring: &KeyRing, random: &Random) -> R
             )
             .map_err(sqlite)?;
         }
-        if let Some(old) = row.old_sealed.as_ref().filter(|old| !ring.is_current(&old.key_id)) {
+        if let Some(old) = row
+            .old_sealed
+            .as_ref()
+            .filter(|old| !ring.is_current(&old.key_id))
+        {
             let sealed = again(OLD_SECRET, old)?;
             tx.execute(
                 "UPDATE alert_endpoints SET old_key_id = ?2, old_sealed = ?3 WHERE name = ?1",
@@ -538,7 +583,11 @@ pub(super) fn reseal(tx: &Transaction<'_>, ring: &KeyRing, random: &Random) -> R
 /// Whether there is such an endpoint, inside a transaction.
 pub(super) fn exists(tx: &Transaction<'_>, name: &str) -> rusqlite::Result<bool> {
     let found: Option<i64> = tx
-        .query_row("SELECT 1 FROM alert_endpoints WHERE name = ?1", [name], |row| row.get(0))
+        .query_row(
+            "SELECT 1 FROM alert_endpoints WHERE name = ?1",
+            [name],
+            |row| row.get(0),
+        )
         .optional()?;
     Ok(found.is_some())
 }

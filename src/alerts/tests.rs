@@ -1,0 +1,1 @@
+//! Through a registry, a real client and a real listener.
