@@ -2,6 +2,7 @@
 
 mod support;
 
+mod alerts;
 mod dashboards;
 mod decide;
 mod decisions;
