@@ -31,6 +31,7 @@ use crate::vendor::guard::Guard;
 use crate::vendor::preflight::{Answered, Question};
 
 mod access;
+mod alerts;
 mod install;
 
 const ADMIN: &str = "adm_token_of_the_tests";

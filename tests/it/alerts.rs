@@ -272,3 +272,23 @@ async fn an_alert_survives_kill_nine_is_told_once_and_verifies_with_the_official
     assert!(gateway.wait(Duration::from_secs(10)).success());
     stop.cancel();
 }
+
+#[test]
+fn the_documented_receivers_are_the_ones_that_are_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("a file");
+    let guide = read("docs/alerts.md");
+    for (path, mark) in [
+        ("tests/sdk/standard-webhooks.mjs", "// receiver"),
+        ("tests/sdk/standard_webhooks.py", "# receiver"),
+    ] {
+        let text = read(path);
+        let (_, rest) = text.split_once(&format!("{mark}\n")).expect("its begin");
+        let (code, _) = rest.split_once(&format!("{mark} end")).expect("its end");
+        assert!(code.lines().filter(|line| !line.is_empty()).count() <= 6);
+        assert!(
+            guide.contains(code),
+            "docs/alerts.md lacks the lines of {path}"
+        );
+    }
+}

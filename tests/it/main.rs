@@ -7,6 +7,7 @@ mod dashboards;
 mod decide;
 mod decisions;
 mod delivery;
+mod deploy;
 mod ingest;
 mod power_loss;
 mod process;
