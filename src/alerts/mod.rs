@@ -217,6 +217,7 @@ async fn watch_over(
     let Some(mut watches) = take_up(&parts, &stop).await else {
         return;
     };
+    show(&watches);
     let mut traffic = Traffic::begin(&parts.journal, parts.clock.now_ms()).await;
     loop {
         tokio::select! {
@@ -328,10 +329,10 @@ async fn step(
 
 #[expect(clippy::cast_precision_loss, reason = "a handful of alerts")]
 fn show(watches: &BTreeMap<String, Watch>) {
-    if let Some(own) = watches.get("") {
-        for rule in Rule::ALL {
-            metrics::alerts_firing(rule.as_str()).set(own.firing(rule) as f64);
-        }
+    let own = watches.get("");
+    for rule in Rule::ALL {
+        let firing = own.map_or(0, |own| own.firing(rule));
+        metrics::alerts_firing(rule.as_str()).set(firing as f64);
     }
 }
 

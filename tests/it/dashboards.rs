@@ -250,7 +250,7 @@ async fn a_scrape_has_the_labels_that_are_declared() {
     for name in [
         "aqueduct_deliveries_total",
         "aqueduct_vendor_request_seconds",
-        "aqueduct_alerts_firing",
+        "aqueduct_ingest_request_seconds",
     ] {
         assert!(seen.contains(name), "no {name} in {text}");
     }
