@@ -16,6 +16,7 @@ use crate::alerts::{self, Alerts};
 use crate::assignments::{Assignments, Follower};
 use crate::clock::SharedClock;
 use crate::config::Settings;
+use crate::console::{self, Sampler};
 use crate::datafile::{Flags, Odp};
 use crate::delivery::{self, Delivery};
 use crate::delivery::{Handle, WebhookError};
@@ -54,6 +55,7 @@ pub struct App {
     addresses: Addresses,
     issued: Issued,
     services: Vec<(TcpListener, Router, ServeOptions)>,
+    sampling: (Arc<Sampler>, console::Sources),
     journal: Journal,
     agents: Agents,
     alerts: Alerts,
@@ -183,14 +185,28 @@ impl App {
             datafiles,
             segments: Some(Arc::new(QualifiedSegments(segments))),
         });
-        let admin = admin::router(admin::Parts {
-            registry,
+        let api = admin::router(admin::Parts {
+            registry: registry.clone(),
             journal: journal.clone(),
             delivery: Arc::new(delivery.handle()),
             logbook: logbook.clone(),
             assignments,
             alerts: alert_handle,
             clock: clock.clone(),
+        });
+        let sampler = Arc::new(Sampler::default());
+        let sampled = console::Sources {
+            journal: journal.clone(),
+            prometheus: prometheus.clone(),
+            clock: clock.clone(),
+        };
+        let admin = console::router(console::Parts {
+            api,
+            registry,
+            sampler: Arc::clone(&sampler),
+            settings: settings.effective.clone(),
+            clock: clock.clone(),
+            random: Random::system(),
         });
         let ops = ops::router(ops::Ops {
             prometheus,
@@ -230,6 +246,7 @@ impl App {
                 (admin_listener, admin, inner.clone()),
                 (metrics_listener, ops, inner),
             ],
+            sampling: (sampler, sampled),
             journal,
             agents,
             alerts,
@@ -262,6 +279,7 @@ impl App {
     pub async fn run(self, soft: CancellationToken, hard: CancellationToken) -> anyhow::Result<()> {
         let Self {
             services,
+            sampling: (sampler, sampled),
             journal,
             agents,
             alerts,
@@ -284,7 +302,9 @@ impl App {
             };
             served.push(tokio::spawn(net::serve(listener, router, options, stop)));
         }
+        let sampling = tokio::spawn(async move { sampler.run(sampled).await });
         soft.cancelled().await;
+        sampling.abort();
         tracing::info!(drain_s = drain.as_secs(), "draining");
         draining.store(true, Ordering::SeqCst);
         let stopping = async {

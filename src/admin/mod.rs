@@ -16,6 +16,7 @@ mod extract;
 mod integrations;
 mod later;
 mod ledger;
+mod live;
 mod page;
 mod problem;
 mod rejected;
@@ -46,6 +47,7 @@ use crate::logbook::Logbook;
 use crate::registry::Registry;
 use problem::{PROBLEM_JSON, Problem};
 
+pub use auth::SignedIn;
 pub use services::DeliveryControl;
 
 /// Everything the API is made over.
@@ -69,7 +71,7 @@ pub struct Parts {
 
 /// The API's state. Cheap to clone.
 #[derive(Clone)]
-struct Admin(Arc<Parts>);
+struct Admin(Arc<Parts>, Arc<tokio::sync::Semaphore>);
 
 impl Admin {
     fn registry(&self) -> &Registry {
@@ -99,6 +101,11 @@ impl Admin {
     fn now_ms(&self) -> Millis {
         self.0.clock.now_ms()
     }
+
+    /// Room for live streams.
+    fn streams(&self) -> Arc<tokio::sync::Semaphore> {
+        Arc::clone(&self.1)
+    }
 }
 
 #[derive(utoipa::OpenApi)]
@@ -114,7 +121,10 @@ struct Document;
 
 /// The router for the admin listener.
 pub fn router(parts: Parts) -> Router {
-    let admin = Admin(Arc::new(parts));
+    let admin = Admin(
+        Arc::new(parts),
+        Arc::new(tokio::sync::Semaphore::new(live::STREAMS_MAX)),
+    );
     let (router, document) = calls().split_for_parts();
     let document = finished(document);
     let guard = auth::Guard {
@@ -166,6 +176,7 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(catalog::list))
         .routes(routes!(catalog::show))
         .routes(routes!(catalog::install))
+        .routes(routes!(catalog::test))
         .routes(routes!(integrations::list))
         .routes(routes!(
             integrations::show,
@@ -188,7 +199,8 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(sources::revoke_key))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
-        .routes(routes!(events::live))
+        .routes(routes!(live::recent))
+        .routes(routes!(live::live))
         .routes(routes!(events::story))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::show))
