@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agents;
+use crate::alerts::{self, Alerts};
 use crate::assignments::{Assignments, Follower};
 use crate::clock::SharedClock;
 use crate::config::Settings;
@@ -57,6 +58,7 @@ pub struct App {
     sampling: (Arc<Sampler>, console::Sources),
     journal: Journal,
     agents: Agents,
+    alerts: Alerts,
     delivery: Delivery,
     delivery_runtime: DeliveryRuntime,
     logbook: Logbook,
@@ -145,6 +147,19 @@ impl App {
             },
         );
         let follower = Follower::start(assignments.clone(), journal.clone());
+        let alert_handle = alerts::Handle::new(registry.clone(), clock.clone(), Random::system());
+        let alerts = Alerts::start(
+            &alert_handle,
+            alerts::Parts {
+                registry: registry.clone(),
+                journal: journal.clone(),
+                pipelines: Arc::new(delivery.handle()),
+                client: client.clone(),
+                clock: clock.clone(),
+                random: Random::system(),
+            },
+            alerts::EVERY,
+        );
         drop(delivery_context);
         let rules: SharedRules = Arc::new(Flags::new(datafiles.clone()));
         let agents = Agents::start(agent::Parts {
@@ -176,6 +191,7 @@ impl App {
             delivery: Arc::new(delivery.handle()),
             logbook: logbook.clone(),
             assignments,
+            alerts: alert_handle,
             clock: clock.clone(),
         });
         let sampler = Arc::new(Sampler::default());
@@ -233,6 +249,7 @@ impl App {
             sampling: (sampler, sampled),
             journal,
             agents,
+            alerts,
             delivery,
             delivery_runtime,
             logbook,
@@ -265,6 +282,7 @@ impl App {
             sampling: (sampler, sampled),
             journal,
             agents,
+            alerts,
             delivery,
             delivery_runtime,
             logbook,
@@ -295,6 +313,7 @@ impl App {
                 ingest.await?;
             }
             agents.stop().await;
+            alerts.stop().await;
             delivery.stop(drain).await;
             late.cancel();
             for other in served {

@@ -18,6 +18,7 @@ pub mod telemetry;
 
 pub mod admin;
 pub mod agent;
+pub mod alerts;
 pub mod assignments;
 pub mod blueprint;
 pub mod console;

@@ -3,6 +3,7 @@
 //! One file per resource. Handlers read a request, ask registry, journal, delivery or logbook, and describe the
 //! answer; they decide nothing. Who may call what stands beside each call and is enforced in [`auth`].
 
+mod alerts;
 mod assignments;
 mod audit;
 mod auth;
@@ -62,6 +63,8 @@ pub struct Parts {
     pub logbook: Logbook,
     /// Who has which variation of which flag.
     pub assignments: Assignments,
+    /// What is told to whom when something is wrong.
+    pub alerts: crate::alerts::Handle,
     /// What time it is.
     pub clock: SharedClock,
 }
@@ -89,6 +92,10 @@ impl Admin {
 
     fn assignments(&self) -> &Assignments {
         &self.0.assignments
+    }
+
+    fn alerts(&self) -> &crate::alerts::Handle {
+        &self.0.alerts
     }
 
     fn now_ms(&self) -> Millis {
@@ -202,6 +209,10 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(replays::show, replays::cancel))
         .routes(routes!(rejected::list))
         .routes(routes!(ledger::show))
+        .routes(routes!(alerts::list))
+        .routes(routes!(alerts::show, alerts::put, alerts::remove))
+        .routes(routes!(alerts::test))
+        .routes(routes!(alerts::state))
         .routes(routes!(assignments::list))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))

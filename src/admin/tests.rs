@@ -31,6 +31,7 @@ use crate::vendor::guard::Guard;
 use crate::vendor::preflight::{Answered, Question};
 
 mod access;
+mod alerts;
 mod install;
 
 const ADMIN: &str = "adm_token_of_the_tests";
@@ -159,6 +160,11 @@ impl Api {
         let delivery = Arc::new(Idle::default());
         let router = router(Parts {
             registry: registry.clone(),
+            alerts: crate::alerts::Handle::new(
+                registry.clone(),
+                Arc::clone(&clock),
+                Random::system(),
+            ),
             journal: journal.clone(),
             delivery: Arc::<Idle>::clone(&delivery),
             logbook: Logbook::none(),

@@ -8,7 +8,7 @@ use super::chart::Bars;
 use super::format::{Pill, When, count, span};
 use super::frame::{Answer, Frame, page as rendered};
 use super::gate::Who;
-use super::views::{Books, BooksRow, Integration, Listed, Rejected};
+use super::views::{Alert, AlertEndpoint, Books, BooksRow, Integration, Listed, Rejected};
 use crate::clock::Millis;
 
 /// An event waiting longer than this is worth a look.
@@ -97,6 +97,12 @@ pub(super) async fn page(State(console): State<Console>, Extension(who): Extensi
             action: "See them",
         });
     }
+    let firing: Listed<Alert> = api
+        .get(&who.actor, "/alerts/state?state=firing&limit=100")
+        .await?;
+    let endpoints: Listed<AlertEndpoint> = api.get(&who.actor, "/alerts?limit=100").await?;
+    attention.extend(silence(&firing.data));
+    attention.extend(endpoints.data.iter().filter_map(deaf));
     let chart = Bars::by_minute(
         "Events accepted",
         &console.0.sampler.accepted_by_minute(now_ms),
@@ -108,6 +114,37 @@ pub(super) async fn page(State(console): State<Console>, Extension(who): Extensi
         chart,
         balanced: books.balanced,
     }))
+}
+
+/// What the gateway's own watch says that no integration's row does.
+fn silence(firing: &[Alert]) -> Option<Attention> {
+    let alert = firing.iter().find(|alert| alert.rule == "zero_traffic")?;
+    Some(Attention {
+        pill: Pill::new("warn", "silence"),
+        what: "No events come in".to_owned(),
+        detail: alert.summary.clone(),
+        link: "/live".to_owned(),
+        action: "Watch",
+    })
+}
+
+/// Somebody who should be told of alerts and is not.
+fn deaf(endpoint: &AlertEndpoint) -> Option<Attention> {
+    let stuck = endpoint.state != "ok" && (endpoint.waiting > 0 || endpoint.state == "gone");
+    stuck.then(|| Attention {
+        pill: Pill::new("bad", "alerts"),
+        what: format!("The alert endpoint {} takes no notices", endpoint.name),
+        detail: format!(
+            "{} waiting; {}",
+            endpoint.waiting,
+            endpoint
+                .last_error
+                .as_deref()
+                .unwrap_or("it answered 410: gone")
+        ),
+        link: "/audit".to_owned(),
+        action: "See the audit log",
+    })
 }
 
 /// Why a pipeline does not run, for one line.

@@ -210,6 +210,11 @@ impl Site {
             .unwrap();
         let api = admin::router(admin::Parts {
             registry: registry.clone(),
+            alerts: crate::alerts::Handle::new(
+                registry.clone(),
+                Arc::clone(&clock),
+                random.clone(),
+            ),
             journal,
             delivery: Arc::new(Idle),
             logbook: Logbook::none(),

@@ -299,6 +299,22 @@ pub(super) struct Replay {
     pub(super) started_at: Option<String>,
 }
 
+/// An alert that is firing.
+#[derive(Debug, Deserialize)]
+pub(super) struct Alert {
+    pub(super) rule: String,
+    pub(super) summary: String,
+}
+
+/// Somebody who is told of alerts.
+#[derive(Debug, Deserialize)]
+pub(super) struct AlertEndpoint {
+    pub(super) name: String,
+    pub(super) state: String,
+    pub(super) last_error: Option<String>,
+    pub(super) waiting: u64,
+}
+
 #[derive(Debug, Deserialize)]
 pub(super) struct Rejected {
     pub(super) at: String,

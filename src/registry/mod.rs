@@ -2,6 +2,8 @@
 //!
 //! [`store`] keeps it durably in `control.db`; readers hold the published, immutable [`View`] and never touch the database.
 
+pub mod alert_log;
+pub mod alerts;
 pub mod audit;
 pub mod checks;
 pub mod picture;

@@ -2,10 +2,12 @@
 
 mod support;
 
+mod alerts;
 mod dashboards;
 mod decide;
 mod decisions;
 mod delivery;
+mod deploy;
 mod fanout;
 mod ingest;
 mod power_loss;
