@@ -151,7 +151,7 @@ pub(super) async fn show(
     post, path = "/integration-catalog/{vendor}/install", tag = "catalog",
     params(("vendor" = String, Path, description = "E.g. `optimizely`")),
     request_body = Install,
-    responses((status = 201, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 201, body = IntegrationView), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn install(

@@ -10,6 +10,8 @@ mod blueprints;
 mod catalog;
 mod dead_letters;
 mod deliveries;
+mod docs;
+mod document;
 mod events;
 mod extract;
 mod integrations;
@@ -31,10 +33,8 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -101,6 +101,7 @@ impl Admin {
         description = "Manages sources, integrations and blueprints, and shows what became of every event.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
+    components(schemas(problem::ProblemBody)),
     security(("admin_token" = []))
 )]
 struct Document;
@@ -109,28 +110,18 @@ struct Document;
 pub fn router(parts: Parts) -> Router {
     let admin = Admin(Arc::new(parts));
     let (router, document) = calls().split_for_parts();
-    let document = finished(document);
+    let (open, open_document) = open_calls().split_for_parts();
     let guard = auth::Guard {
         admin: admin.clone(),
         roles: Arc::new(auth::roles(&document)),
     };
-    let text: Arc<str> = document.to_json().unwrap_or_default().into();
+    let mut whole = document;
+    whole.merge(open_document);
+    let rendered = docs::Rendered::of(&document::complete(&whole));
     router
         .with_state(admin)
         .layer(axum::middleware::from_fn_with_state(guard, auth::guard))
-        .route(
-            "/openapi.json",
-            get(move || {
-                let text = Arc::clone(&text);
-                async move {
-                    (
-                        [(header::CONTENT_TYPE, "application/json")],
-                        text.to_string(),
-                    )
-                }
-            }),
-        )
-        .merge(later::pages())
+        .merge(open.with_state(rendered))
         .layer(DefaultBodyLimit::max(extract::BODY_BYTES_MAX))
         .layer(CatchPanicLayer::custom(
             |_: Box<dyn std::any::Any + Send>| {
@@ -149,9 +140,9 @@ pub fn router(parts: Parts) -> Router {
 /// The OpenAPI document as text, for `aqueduct openapi`.
 #[must_use]
 pub fn openapi() -> String {
-    finished(calls().into_openapi())
-        .to_pretty_json()
-        .unwrap_or_default()
+    let mut whole = calls().into_openapi();
+    whole.merge(open_calls().into_openapi());
+    serde_json::to_string_pretty(&document::complete(&whole)).unwrap_or_default()
 }
 
 fn calls() -> OpenApiRouter<Admin> {
@@ -198,21 +189,11 @@ fn calls() -> OpenApiRouter<Admin> {
     OpenApiRouter::with_openapi(Document::openapi()).nest("/v1/admin", v1)
 }
 
-/// What the macros do not say: the scheme of the token, and the release.
-fn finished(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
-    document
-        .components
-        .get_or_insert_with(Default::default)
-        .add_security_scheme(
-            "admin_token",
-            SecurityScheme::Http(
-                HttpBuilder::new()
-                    .scheme(HttpAuthScheme::Bearer)
-                    .bearer_format("adm_<id>_<secret>")
-                    .build(),
-            ),
-        );
-    document
+/// The calls that need no token.
+fn open_calls() -> OpenApiRouter<Arc<docs::Rendered>> {
+    OpenApiRouter::new()
+        .routes(routes!(docs::json))
+        .routes(routes!(docs::html))
 }
 
 /// The last look at every answer: errors that are no problem document yet become one, and browsers are told to
@@ -234,10 +215,6 @@ async fn finish(request: Request, next: Next) -> Response {
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CACHE_CONTROL, "no-store"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ),
         (header::REFERRER_POLICY, "no-referrer"),
         (
             HeaderName::from_static("cross-origin-resource-policy"),
@@ -248,6 +225,13 @@ async fn finish(request: Request, next: Next) -> Response {
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));
     }
+    // The document's page brings a policy of its own.
+    response
+        .headers_mut()
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
     response
 }
 

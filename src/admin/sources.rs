@@ -190,7 +190,7 @@ pub(super) async fn create(
 #[utoipa::path(
     delete, path = "/sources/{id}", tag = "sources",
     params(("id" = String, Path, description = "`src_…`")),
-    responses((status = 204), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 204), (status = 409, description = "An integration names it"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn remove(
