@@ -175,6 +175,7 @@ impl App {
             logbook: logbook.clone(),
             assignments,
             clock: clock.clone(),
+            calls_a_minute: settings.admin_rate,
         });
         let ops = ops::router(ops::Ops {
             prometheus,

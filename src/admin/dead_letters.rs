@@ -153,6 +153,7 @@ pub(super) async fn list(
 /// Sends dead letters again under the same event ids. `dry_run` only counts them.
 #[utoipa::path(
     post, path = "/dead-letters/replay", tag = "dead letters",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice: within 24 hours the same request with the same key has one effect and one answer")),
     request_body = ReplayBody,
     responses(
         (status = 200, description = "Counted (dry run), or there was none to send", body = ReplayView),

@@ -50,6 +50,7 @@ fn complete_call(method: &str, path: &str, call: &mut Map<String, Value>, exampl
     if !guarded {
         call.insert("security".to_owned(), json!([]));
     }
+    let keyed = takes_key(call);
     let mut statuses = if guarded {
         shared_errors(call)
     } else {
@@ -90,6 +91,9 @@ fn complete_call(method: &str, path: &str, call: &mut Map<String, Value>, exampl
                 && let Some(media) = answer.pointer_mut("/content/application~1json")
             {
                 media["example"] = example["answer"].clone();
+            }
+            if keyed && status < 300 {
+                answer["headers"]["Idempotency-Replayed"] = json!({ "description": "`true` on the repetition of an earlier answer", "schema": { "type": "string" } });
             }
             answer
         } else {

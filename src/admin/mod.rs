@@ -14,9 +14,11 @@ mod docs;
 mod document;
 mod events;
 mod extract;
+mod idempotency;
 mod integrations;
 mod later;
 mod ledger;
+mod limits;
 mod page;
 mod problem;
 mod rejected;
@@ -62,6 +64,8 @@ pub struct Parts {
     pub assignments: Assignments,
     /// What time it is.
     pub clock: SharedClock,
+    /// Calls a token may make in a minute; 0 = no limit.
+    pub calls_a_minute: u32,
 }
 
 /// The API's state. Cheap to clone.
@@ -114,12 +118,19 @@ pub fn router(parts: Parts) -> Router {
     let guard = auth::Guard {
         admin: admin.clone(),
         roles: Arc::new(auth::roles(&document)),
+        limits: Arc::new(limits::Limits::new(admin.0.calls_a_minute)),
     };
     let mut whole = document;
     whole.merge(open_document);
-    let rendered = docs::Rendered::of(&document::complete(&whole));
+    let whole = document::complete(&whole);
+    let keys = idempotency::Keys::of(admin.clone(), &whole);
+    let rendered = docs::Rendered::of(&whole);
     router
         .with_state(admin)
+        .layer(axum::middleware::from_fn_with_state(
+            keys,
+            idempotency::once,
+        ))
         .layer(axum::middleware::from_fn_with_state(guard, auth::guard))
         .merge(open.with_state(rendered))
         .layer(DefaultBodyLimit::max(extract::BODY_BYTES_MAX))

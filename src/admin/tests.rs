@@ -33,8 +33,10 @@ use crate::vendor::preflight::{Answered, Question};
 mod access;
 mod document;
 mod install;
+mod limits;
 
 const ADMIN: &str = "adm_token_of_the_tests";
+const RATE: u32 = 2_000;
 const SDK_KEY: &str = "sdkkey_4711_verysecret";
 
 /// Answers every fetch with what the test put there.
@@ -101,6 +103,7 @@ struct Api {
     journal: Journal,
     documents: Arc<Documents>,
     delivery: Arc<Idle>,
+    clock: Arc<ManualClock>,
     dir: tempfile::TempDir,
 }
 
@@ -142,7 +145,18 @@ impl Api {
 
     fn drawing(random: Random) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock: SharedClock = ManualClock::at(1_795_183_407_412);
+        Self::over(dir, ManualClock::at(1_795_183_407_412), random)
+    }
+
+    /// The same after a restart.
+    async fn again(self) -> Self {
+        self.journal.close().await;
+        let Self { dir, clock, .. } = self;
+        Self::over(dir, clock, Random::system())
+    }
+
+    fn over(dir: tempfile::TempDir, time: Arc<ManualClock>, random: Random) -> Self {
+        let clock: SharedClock = Arc::<ManualClock>::clone(&time);
         let store = SqliteStore::open(dir.path(), [7; 16]).unwrap();
         let journal =
             Journal::open(Box::new(store), Options::default(), Arc::clone(&clock)).unwrap();
@@ -176,6 +190,7 @@ impl Api {
             )
             .unwrap(),
             clock,
+            calls_a_minute: RATE,
         });
         Self {
             router,
@@ -183,6 +198,7 @@ impl Api {
             journal,
             documents,
             delivery,
+            clock: time,
             dir,
         }
     }

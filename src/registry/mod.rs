@@ -2,6 +2,7 @@
 //!
 //! [`store`] keeps it durably in `control.db`; readers hold the published, immutable [`View`] and never touch the database.
 
+pub mod answers;
 pub mod audit;
 pub mod checks;
 pub mod picture;

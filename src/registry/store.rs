@@ -63,6 +63,9 @@ const LATER: &str = "
 CREATE TABLE IF NOT EXISTS agents (
   source TEXT PRIMARY KEY REFERENCES sources(id) ON DELETE CASCADE, url TEXT NOT NULL, filter TEXT NOT NULL,
   key_id TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS answers (
+  place TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, key_id TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS answers_by_age ON answers (at_ms);
 ";
 
 /// Why the database was not opened. Nothing in it was changed.
