@@ -193,6 +193,7 @@ impl App {
             assignments,
             alerts: alert_handle,
             clock: clock.clone(),
+            calls_a_minute: settings.admin_rate,
         });
         let sampler = Arc::new(Sampler::default());
         let sampled = console::Sources {

@@ -84,6 +84,8 @@ pub struct Settings {
     pub admin_listen: SocketAddr,
     /// Metrics and health listener.
     pub metrics_listen: SocketAddr,
+    /// Calls a minute per admin token; 0 = no limit.
+    pub admin_rate: u32,
     /// Admin token given from outside.
     pub admin_token: Option<Secret>,
     /// Write key of the source `default` given from outside.
@@ -395,6 +397,7 @@ impl Reader {
             data_dir: PathBuf::from(data_dir),
             ingest_listen: self.address("ingest_listen"),
             admin_listen: self.address("admin_listen"),
+            admin_rate: u32::try_from(self.number("admin_rate")).unwrap_or(u32::MAX),
             metrics_listen: self.address("metrics_listen"),
             admin_token: self.secret("admin_token"),
             write_key: self.secret("write_key"),
@@ -510,7 +513,7 @@ mod tests {
                 .all(|(_, origin)| *origin == Origin::Default)
         );
         // Every key that is read stands in the file: a key missing there would have parsed as an empty text and failed.
-        assert_eq!(settings.effective.len(), 25);
+        assert_eq!(settings.effective.len(), 26);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! and says nothing would hold them for ever.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -17,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tower::Layer as _;
 
 /// How long to wait after the system refused a socket (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -62,6 +64,10 @@ impl Default for ServeOptions {
     }
 }
 
+/// Where a request came from: an extension of every request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
+
 /// Serves `app` on `listener` until `shutdown`: then nothing new is accepted, requests under way are
 /// answered, and what is left after the drain time is cut off. Returns when all connections are closed.
 pub async fn serve(
@@ -79,11 +85,11 @@ pub async fn serve(
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let mut connections = JoinSet::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, peer)) => (stream, Peer(peer.ip())),
                 Err(error) => {
                     after_failed_accept(&error).await;
                     continue;
@@ -105,7 +111,7 @@ pub async fn serve(
         };
         // Answers are small and complete: waiting to fill a packet only costs time.
         let _unsupported = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(app.clone());
+        let service = TowerToHyperService::new(Extension(peer).layer(app.clone()));
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let gauge = options.connections.clone();
         // A token of its own: all connections polling one would fight for its lock.

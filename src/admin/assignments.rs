@@ -45,6 +45,7 @@ pub(super) struct AssignmentParams {
     /// Of this flag.
     flag: Option<String>,
     /// Rows in one answer, 1 to 100.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
@@ -84,7 +85,7 @@ impl From<AssignmentsError> for Problem {
 #[utoipa::path(
     get, path = "/assignments", tag = "events",
     params(AssignmentParams),
-    responses((status = 200, body = Page<AssignmentView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<AssignmentView>), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(

@@ -5,15 +5,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use utoipa::openapi::OpenApi;
 
 use super::Admin;
+use super::limits::{Limits, Standing, WINDOW};
 use super::problem::Problem;
+use crate::net::Peer;
 use crate::registry::Role;
 use crate::registry::audit::Actor;
+use crate::registry::picture::sha256;
 
 /// Name of the document's extension that holds the least role of a call.
 pub(super) const EXTENSION: &str = "x-minimum-role";
@@ -31,6 +34,7 @@ pub struct SignedIn(pub Actor);
 pub(super) struct Guard {
     pub(super) admin: Admin,
     pub(super) roles: Arc<Roles>,
+    pub(super) limits: Arc<Limits>,
 }
 
 /// Reads the roles out of the document.
@@ -59,11 +63,7 @@ pub(super) fn roles(document: &OpenApi) -> Roles {
 }
 
 /// Lets a request through when its token may make the call; handlers find the `Actor` in the extensions.
-pub(super) async fn guard(
-    State(guard): State<Guard>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let Some(path) = request.extensions().get::<MatchedPath>().cloned() else {
         return next.run(request).await;
     };
@@ -79,32 +79,68 @@ pub(super) async fn guard(
         return next.run(request).await;
     }
     let needed = known.unwrap_or(Role::Admin);
-    let signed_in = request.extensions().get::<SignedIn>().cloned();
-    let token = bearer(&request);
-    if signed_in.is_none() && token.is_none() {
-        return unauthorized(
-            "missing_token",
-            "send an admin token: `Authorization: Bearer adm_…`",
-        );
-    }
     // A token revoked or made by another process counts from its next request on.
     if let Err(error) = guard.admin.registry().refresh().await {
         return Problem::from(error).into_response();
     }
-    let now_ms = guard.admin.now_ms();
-    let actor = match (signed_in, token) {
-        (Some(SignedIn(actor)), _) => Some(actor),
-        (None, Some(token)) => guard.admin.registry().picture().bearer(&token, now_ms),
-        (None, None) => None,
+    if let Some(SignedIn(actor)) = request.extensions().get::<SignedIn>().cloned() {
+        // The console has looked at its visitors itself, and counts their calls as its own.
+        return admitted(&guard, actor, needed, request, next).await;
+    }
+    let Some(token) = bearer(&request) else {
+        return unauthorized(
+            "missing_token",
+            "send an admin token: `Authorization: Bearer adm_…`",
+        );
     };
-    let Some(actor) = actor else {
+    let now_ms = guard.admin.now_ms();
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let hash = sha256(&token);
+    if let Some(wait_s) = peer.and_then(|peer| guard.limits.wait(peer, &hash, now_ms)) {
+        return too_many(
+            wait_s,
+            "too_many_failures",
+            "too many tokens from this address did not work; wait, then send one that does",
+        );
+    }
+    let Some(actor) = guard.admin.registry().picture().bearer(&token, now_ms) else {
+        if let Some(peer) = peer {
+            guard.limits.failed(peer, &hash, now_ms);
+        }
         return unauthorized(
             "invalid_token",
             "the token is unknown, expired or revoked; `aqueduct token create` makes one",
         );
     };
+    if let Some(peer) = peer {
+        guard.limits.worked(peer, hash, now_ms);
+    }
+    let standing = guard.limits.call(&actor.id, now_ms);
+    let mut response = match standing {
+        Some(standing) if standing.refused => too_many(
+            standing.reset_s,
+            "too_many_requests",
+            "the token has made all the calls it may make in a minute (AQUEDUCT_ADMIN_RATE)",
+        ),
+        _ => admitted(&guard, actor, needed, request, next).await,
+    };
+    if let Some(standing) = standing {
+        tell(&mut response, standing);
+    }
+    response
+}
+
+/// Past the door: the role decides.
+async fn admitted(
+    guard: &Guard,
+    actor: Actor,
+    needed: Role,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if actor.role < needed {
-        if method != Method::GET {
+        let method = request.method();
+        if !matches!(*method, Method::GET | Method::HEAD) {
             let object = request.uri().path().to_owned();
             let noted = guard
                 .admin
@@ -140,6 +176,30 @@ fn bearer(request: &Request) -> Option<String> {
     scheme
         .eq_ignore_ascii_case("bearer")
         .then(|| token.trim().to_owned())
+}
+
+/// `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-10.
+fn tell(response: &mut Response, standing: Standing) {
+    let policy = format!("\"token\";q={};w={}", standing.quota, WINDOW.as_secs());
+    let now = format!("\"token\";r={};t={}", standing.left, standing.reset_s);
+    for (name, text) in [("ratelimit-policy", policy), ("ratelimit", now)] {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+}
+
+fn too_many(wait_s: u64, code: &str, message: &str) -> Response {
+    let mut response = Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        code,
+        format!("{message}; come again in {wait_s} s"),
+    )
+    .into_response();
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from(wait_s));
+    response
 }
 
 fn unauthorized(code: &str, message: &str) -> Response {

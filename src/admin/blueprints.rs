@@ -145,7 +145,7 @@ pub(super) async fn show(
     put, path = "/integrations/{id}/blueprint", tag = "blueprints",
     params(("id" = String, Path, description = "`int_…`")),
     request_body(content = BlueprintBody, description = "This, or the blueprint itself as `application/yaml` or `application/json`"),
-    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = 409, description = "Changed by somebody else meanwhile"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn put(
@@ -211,7 +211,7 @@ pub(super) async fn revision(
     post, path = "/integrations/{id}/blueprint/rollback", tag = "blueprints",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = RollBackBody,
-    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = 409, description = "Changed by somebody else meanwhile"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn roll_back(

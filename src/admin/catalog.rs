@@ -158,9 +158,9 @@ pub(super) async fn show(
 /// Installs an integration. 422 lists every bad field; nothing is installed then.
 #[utoipa::path(
     post, path = "/integration-catalog/{vendor}/install", tag = "catalog",
-    params(("vendor" = String, Path, description = "E.g. `optimizely`")),
+    params(("vendor" = String, Path, description = "E.g. `optimizely`"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice: within 24 hours the same request with the same key has one effect and one answer")),
     request_body = Install,
-    responses((status = 201, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 201, body = IntegrationView), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn install(

@@ -58,6 +58,7 @@ pub(super) struct DeadParams {
     /// Given up before.
     until: Option<String>,
     /// Rows in one answer, 1 to 100.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
@@ -114,7 +115,7 @@ impl DeadLetterView {
 #[utoipa::path(
     get, path = "/dead-letters", tag = "dead letters",
     params(DeadParams),
-    responses((status = 200, body = Page<DeadLetterView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<DeadLetterView>), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(
@@ -152,11 +153,12 @@ pub(super) async fn list(
 /// Sends dead letters again under the same event ids. `dry_run` only counts them.
 #[utoipa::path(
     post, path = "/dead-letters/replay", tag = "dead letters",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice: within 24 hours the same request with the same key has one effect and one answer")),
     request_body = ReplayBody,
     responses(
         (status = 200, description = "Counted (dry run), or there was none to send", body = ReplayView),
         (status = 202, description = "Under way", body = ReplayView),
-        (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+        (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn replay(

@@ -60,6 +60,7 @@ pub(super) struct AttemptParams {
     /// Sent at or after (RFC 3339, or Unix milliseconds).
     since: Option<String>,
     /// Rows in one answer, 1 to 100.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
@@ -111,7 +112,7 @@ fn config_of(admin: &Admin, integration: &str) -> Config {
 #[utoipa::path(
     get, path = "/deliveries", tag = "events",
     params(AttemptParams),
-    responses((status = 200, body = Page<AttemptView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<AttemptView>), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(

@@ -85,7 +85,7 @@ pub(super) struct StoryParams {
 #[utoipa::path(
     get, path = "/events/{message_id}", tag = "events",
     params(("message_id" = String, Path, description = "The caller's `messageId`"), StoryParams),
-    responses((status = 200, body = StoryView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = StoryView), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn story(

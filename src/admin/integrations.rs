@@ -241,7 +241,7 @@ pub(super) async fn show(
     patch, path = "/integrations/{id}", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = Change,
-    responses((status = 200, body = IntegrationView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = IntegrationView), (status = 409, description = "Changed by somebody else meanwhile"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn change(
@@ -258,7 +258,7 @@ pub(super) async fn change(
 #[utoipa::path(
     delete, path = "/integrations/{id}", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`"), RemoveParams),
-    responses((status = 204), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 204), (status = 409, description = "Events wait for it or are kept as dead letters; `force=true` gives them up"), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("editor")))
 )]
 pub(super) async fn remove(
@@ -340,7 +340,7 @@ pub(super) async fn resume(
     post, path = "/integrations/{id}/test", tag = "integrations",
     params(("id" = String, Path, description = "`int_…`")),
     request_body = TestBody,
-    responses((status = 200, body = Tested), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = Tested), (status = 409, description = "It does not run; see its `problem`"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn test(

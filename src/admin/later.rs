@@ -1,9 +1,9 @@
 //! Calls whose names are taken and whose rooms are not built yet: 501 with the code `not_available_yet`.
 
-use axum::Router;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::get;
 
+use super::Admin;
 use super::problem::{Problem, ProblemBody};
 
 /// The answer of all of them.
@@ -22,8 +22,8 @@ pub(super) fn not_available_yet(what: &str) -> Problem {
     responses((status = 501, body = ProblemBody, content_type = "application/problem+json"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
-pub(super) async fn sync_runs() -> Problem {
-    not_available_yet("scheduled sync")
+pub(super) async fn sync_runs(State(admin): State<Admin>, Path(id): Path<String>) -> Problem {
+    scheduled_sync(&admin, &id)
 }
 
 /// Starts a run of a scheduled sync.
@@ -33,14 +33,13 @@ pub(super) async fn sync_runs() -> Problem {
     responses((status = 501, body = ProblemBody, content_type = "application/problem+json"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
-pub(super) async fn sync_run() -> Problem {
-    not_available_yet("scheduled sync")
+pub(super) async fn sync_run(State(admin): State<Admin>, Path(id): Path<String>) -> Problem {
+    scheduled_sync(&admin, &id)
 }
 
-/// The document's page.
-pub(super) fn pages() -> Router {
-    Router::new().route(
-        "/docs",
-        get(async || not_available_yet("the document's page (see /openapi.json)")),
-    )
+fn scheduled_sync(admin: &Admin, id: &str) -> Problem {
+    if admin.registry().picture().integration(id).is_none() {
+        return Problem::not_found("integration", id);
+    }
+    not_available_yet("scheduled sync")
 }

@@ -6,15 +6,19 @@ use axum::Json;
 use axum::extract::State;
 
 use super::Admin;
+use super::extract::Params;
+use super::page::{LIMIT_MAX, Page, Paging};
 use super::problem::{Problem, ProblemBody};
 
-/// The books of all integrations.
+/// The books of the integrations.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 pub(super) struct Books {
-    /// Every row adds up: accepted = delivered + skipped + deduplicated + dead + pending.
+    /// Every row adds up, those of other pages too: accepted = delivered + skipped + deduplicated + dead + pending.
     balanced: bool,
     data: Vec<BooksRow>,
+    /// Give it as `cursor` for the next page; null on the last.
     next_cursor: Option<String>,
+    /// There is a next page.
     has_more: bool,
 }
 
@@ -42,10 +46,14 @@ pub(super) struct BooksRow {
 /// Shows the books.
 #[utoipa::path(
     get, path = "/ledger", tag = "events",
-    responses((status = 200, body = Books), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    params(Paging),
+    responses((status = 200, body = Books), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
-pub(super) async fn show(State(admin): State<Admin>) -> Result<Json<Books>, Problem> {
+pub(super) async fn show(
+    State(admin): State<Admin>,
+    Params(paging): Params<Paging>,
+) -> Result<Json<Books>, Problem> {
     let picture = admin.registry().picture();
     let data: Vec<BooksRow> = admin
         .journal()
@@ -73,10 +81,18 @@ pub(super) async fn show(State(admin): State<Admin>) -> Result<Json<Books>, Prob
             }
         })
         .collect();
-    Ok(Json(Books {
-        balanced: data.iter().all(|row| row.balanced),
+    let balanced = data.iter().all(|row| row.balanced);
+    let page = Page::within(
         data,
-        next_cursor: None,
-        has_more: false,
+        paging.limit.or(Some(LIMIT_MAX)),
+        paging.cursor.as_deref(),
+        |row| &row.integration,
+    )?;
+    let (data, next_cursor, has_more) = page.into_parts();
+    Ok(Json(Books {
+        balanced,
+        data,
+        next_cursor,
+        has_more,
     }))
 }

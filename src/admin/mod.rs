@@ -11,11 +11,15 @@ mod blueprints;
 mod catalog;
 mod dead_letters;
 mod deliveries;
+mod docs;
+mod document;
 mod events;
 mod extract;
+mod idempotency;
 mod integrations;
 mod later;
 mod ledger;
+mod limits;
 mod live;
 mod page;
 mod problem;
@@ -33,10 +37,8 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -67,6 +69,8 @@ pub struct Parts {
     pub alerts: crate::alerts::Handle,
     /// What time it is.
     pub clock: SharedClock,
+    /// Calls a token may make in a minute; 0 = no limit.
+    pub calls_a_minute: u32,
 }
 
 /// The API's state. Cheap to clone.
@@ -115,6 +119,7 @@ impl Admin {
         description = "Manages sources, integrations and blueprints, and shows what became of every event.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
+    components(schemas(problem::ProblemBody)),
     security(("admin_token" = []))
 )]
 struct Document;
@@ -126,28 +131,25 @@ pub fn router(parts: Parts) -> Router {
         Arc::new(tokio::sync::Semaphore::new(live::STREAMS_MAX)),
     );
     let (router, document) = calls().split_for_parts();
-    let document = finished(document);
+    let (open, open_document) = open_calls().split_for_parts();
     let guard = auth::Guard {
         admin: admin.clone(),
         roles: Arc::new(auth::roles(&document)),
+        limits: Arc::new(limits::Limits::new(admin.0.calls_a_minute)),
     };
-    let text: Arc<str> = document.to_json().unwrap_or_default().into();
+    let mut whole = document;
+    whole.merge(open_document);
+    let whole = document::complete(&whole);
+    let keys = idempotency::Keys::of(admin.clone(), &whole);
+    let rendered = docs::Rendered::of(&whole);
     router
         .with_state(admin)
+        .layer(axum::middleware::from_fn_with_state(
+            keys,
+            idempotency::once,
+        ))
         .layer(axum::middleware::from_fn_with_state(guard, auth::guard))
-        .route(
-            "/openapi.json",
-            get(move || {
-                let text = Arc::clone(&text);
-                async move {
-                    (
-                        [(header::CONTENT_TYPE, "application/json")],
-                        text.to_string(),
-                    )
-                }
-            }),
-        )
-        .merge(later::pages())
+        .merge(open.with_state(rendered))
         .layer(DefaultBodyLimit::max(extract::BODY_BYTES_MAX))
         .layer(CatchPanicLayer::custom(
             |_: Box<dyn std::any::Any + Send>| {
@@ -166,9 +168,9 @@ pub fn router(parts: Parts) -> Router {
 /// The OpenAPI document as text, for `aqueduct openapi`.
 #[must_use]
 pub fn openapi() -> String {
-    finished(calls().into_openapi())
-        .to_pretty_json()
-        .unwrap_or_default()
+    let mut whole = calls().into_openapi();
+    whole.merge(open_calls().into_openapi());
+    serde_json::to_string_pretty(&document::complete(&whole)).unwrap_or_default()
 }
 
 fn calls() -> OpenApiRouter<Admin> {
@@ -221,21 +223,11 @@ fn calls() -> OpenApiRouter<Admin> {
     OpenApiRouter::with_openapi(Document::openapi()).nest("/v1/admin", v1)
 }
 
-/// What the macros do not say: the scheme of the token, and the release.
-fn finished(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
-    document
-        .components
-        .get_or_insert_with(Default::default)
-        .add_security_scheme(
-            "admin_token",
-            SecurityScheme::Http(
-                HttpBuilder::new()
-                    .scheme(HttpAuthScheme::Bearer)
-                    .bearer_format("adm_<id>_<secret>")
-                    .build(),
-            ),
-        );
-    document
+/// The calls that need no token.
+fn open_calls() -> OpenApiRouter<Arc<docs::Rendered>> {
+    OpenApiRouter::new()
+        .routes(routes!(docs::json))
+        .routes(routes!(docs::html))
 }
 
 /// The last look at every answer: errors that are no problem document yet become one, and browsers are told to
@@ -257,10 +249,6 @@ async fn finish(request: Request, next: Next) -> Response {
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CACHE_CONTROL, "no-store"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ),
         (header::REFERRER_POLICY, "no-referrer"),
         (
             HeaderName::from_static("cross-origin-resource-policy"),
@@ -271,6 +259,13 @@ async fn finish(request: Request, next: Next) -> Response {
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));
     }
+    // The document's page brings a policy of its own.
+    response
+        .headers_mut()
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
     response
 }
 

@@ -6,7 +6,7 @@ use super::problem::Problem;
 use crate::clock::Millis;
 
 /// Most rows in one answer.
-const LIMIT_MAX: usize = 100;
+pub(super) const LIMIT_MAX: usize = 100;
 
 /// Rows when nothing is said.
 const LIMIT_DEFAULT: usize = 50;
@@ -28,6 +28,7 @@ pub(super) struct Page<T> {
 #[into_params(parameter_in = Query)]
 pub(super) struct Paging {
     /// Rows in one answer, 1 to 100.
+    #[param(minimum = 1, maximum = 100)]
     pub limit: Option<usize>,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
@@ -72,6 +73,11 @@ impl<T> Page<T> {
             next_cursor: self.next_cursor,
             has_more: self.has_more,
         }
+    }
+
+    /// Rows, next cursor, whether there is more.
+    pub(super) fn into_parts(self) -> (Vec<T>, Option<String>, bool) {
+        (self.data, self.next_cursor, self.has_more)
     }
 
     /// A page out of a whole list in memory; the cursor is the id of the last row of the page before.

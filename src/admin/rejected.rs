@@ -39,6 +39,7 @@ pub(super) struct RejectedParams {
     /// Refused at or after (RFC 3339, or Unix milliseconds).
     since: Option<String>,
     /// Rows in one answer, 1 to 100.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

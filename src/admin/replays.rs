@@ -67,7 +67,7 @@ impl ReplayView {
 #[utoipa::path(
     get, path = "/replays/{id}", tag = "dead letters",
     params(("id" = String, Path, description = "`rep_…`")),
-    responses((status = 200, body = ReplayView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = ReplayView), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(
@@ -83,7 +83,7 @@ pub(super) async fn show(
 #[utoipa::path(
     delete, path = "/replays/{id}", tag = "dead letters",
     params(("id" = String, Path, description = "`rep_…`")),
-    responses((status = 200, body = ReplayView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = ReplayView), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("operator")))
 )]
 pub(super) async fn cancel(

@@ -163,6 +163,7 @@ pub(super) async fn show(
 /// Makes a source; `write_key` is shown only in this answer.
 #[utoipa::path(
     post, path = "/sources", tag = "sources",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice: within 24 hours the same request with the same key has one effect and one answer")),
     request_body = NewSource,
     responses((status = 201, body = SourceView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
@@ -190,7 +191,7 @@ pub(super) async fn create(
 #[utoipa::path(
     delete, path = "/sources/{id}", tag = "sources",
     params(("id" = String, Path, description = "`src_…`")),
-    responses((status = 204), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 204), (status = 409, description = "An integration names it"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn remove(
@@ -205,7 +206,7 @@ pub(super) async fn remove(
 /// Gives a source a new key, shown only in this answer; the key before it stays live until the next rotation.
 #[utoipa::path(
     post, path = "/sources/{id}/rotate-key", tag = "sources",
-    params(("id" = String, Path, description = "`src_…`")),
+    params(("id" = String, Path, description = "`src_…`"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice: within 24 hours the same request with the same key has one effect and one answer")),
     request_body = NewKey,
     responses((status = 200, body = SourceView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))

@@ -32,9 +32,12 @@ use crate::vendor::preflight::{Answered, Question};
 
 mod access;
 mod alerts;
+mod document;
 mod install;
+mod limits;
 
 const ADMIN: &str = "adm_token_of_the_tests";
+const RATE: u32 = 2_000;
 const SDK_KEY: &str = "sdkkey_4711_verysecret";
 
 /// Answers every fetch with what the test put there.
@@ -109,6 +112,7 @@ struct Api {
     journal: Journal,
     documents: Arc<Documents>,
     delivery: Arc<Idle>,
+    clock: Arc<ManualClock>,
     dir: tempfile::TempDir,
 }
 
@@ -132,15 +136,40 @@ fn seed_body() -> Value {
     })
 }
 
+/// Randomness that is the same every time.
+fn counting() -> Random {
+    let next = std::sync::atomic::AtomicU64::new(1);
+    Random::new(move |bytes| {
+        for byte in bytes {
+            let n = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            *byte = u8::try_from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or(0);
+        }
+    })
+}
+
 impl Api {
     fn new() -> Self {
+        Self::drawing(Random::system())
+    }
+
+    fn drawing(random: Random) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock: SharedClock = ManualClock::at(1_795_183_407_412);
+        Self::over(dir, ManualClock::at(1_795_183_407_412), random)
+    }
+
+    /// The same after a restart.
+    async fn again(self) -> Self {
+        self.journal.close().await;
+        let Self { dir, clock, .. } = self;
+        Self::over(dir, clock, Random::system())
+    }
+
+    fn over(dir: tempfile::TempDir, time: Arc<ManualClock>, random: Random) -> Self {
+        let clock: SharedClock = Arc::<ManualClock>::clone(&time);
         let store = SqliteStore::open(dir.path(), [7; 16]).unwrap();
         let journal =
             Journal::open(Box::new(store), Options::default(), Arc::clone(&clock)).unwrap();
         let documents = Arc::new(Documents(Mutex::new(Ok(datafile()))));
-        let random = Random::system();
         let given = Given {
             admin_token: Some(Secret::new(ADMIN)),
             write_key: None,
@@ -175,6 +204,7 @@ impl Api {
             )
             .unwrap(),
             clock,
+            calls_a_minute: RATE,
         });
         Self {
             router,
@@ -182,6 +212,7 @@ impl Api {
             journal,
             documents,
             delivery,
+            clock: time,
             dir,
         }
     }
@@ -341,7 +372,6 @@ async fn every_error_is_a_problem_document() {
             "invalid_fields",
             request("GET", "/v1/admin/events/live?last=501", None, ""),
         ),
-        (501, "not_available_yet", request("GET", "/docs", None, "")),
         (
             400,
             "bad_request",
@@ -446,6 +476,42 @@ async fn accepted(api: &Api, message_id: &str) -> u64 {
     *api.journal.end().borrow() - 1
 }
 
+/// Settles an event as dead for a feed; the vendor's answer holds a secret.
+async fn given_up(api: &Api, feed: &str, seq: u64) {
+    let entry = api.journal.get(seq).await.unwrap().unwrap();
+    let dead = DeadLetter {
+        id: 0,
+        feed: feed.to_owned(),
+        seq,
+        at_ms: entry.at_ms,
+        reason: "rejected".to_owned(),
+        detail: "the vendor refused it".to_owned(),
+        attempts: 1,
+        status: Some(400),
+        answer: format!("bad visitor {SDK_KEY}"),
+        parts_done: 0,
+        record: entry.bytes,
+    };
+    let settle = Settle {
+        feed: feed.to_owned(),
+        done: std::iter::once(seq..seq + 1).collect(),
+        tallies: vec![Tally {
+            outcome: Outcome::Dead,
+            reason: "rejected".to_owned(),
+            n: 1,
+        }],
+        dead: vec![dead],
+        ..Settle::default()
+    };
+    api.journal.settle(settle).await.unwrap();
+}
+
+/// Appends one signup that is dead for a feed.
+async fn dead(api: &Api, feed: &str, message_id: &str) {
+    let seq = accepted(api, message_id).await;
+    given_up(api, feed, seq).await;
+}
+
 #[tokio::test]
 async fn an_events_story_its_dead_letter_and_its_replay() {
     let api = Api::new();
@@ -477,32 +543,7 @@ async fn an_events_story_its_dead_letter_and_its_replay() {
         "{answer}"
     );
 
-    let entry = api.journal.get(seq).await.unwrap().unwrap();
-    let dead = DeadLetter {
-        id: 0,
-        feed: id.clone(),
-        seq,
-        at_ms: entry.at_ms,
-        reason: "rejected".to_owned(),
-        detail: "the vendor refused it".to_owned(),
-        attempts: 1,
-        status: Some(400),
-        answer: format!("bad visitor {SDK_KEY}"),
-        parts_done: 0,
-        record: entry.bytes,
-    };
-    let settle = Settle {
-        feed: id.clone(),
-        done: std::iter::once(seq..seq + 1).collect(),
-        tallies: vec![Tally {
-            outcome: Outcome::Dead,
-            reason: "rejected".to_owned(),
-            n: 1,
-        }],
-        dead: vec![dead],
-        ..Settle::default()
-    };
-    api.journal.settle(settle).await.unwrap();
+    given_up(&api, &id, seq).await;
     let letters = api
         .ok("GET", &format!("dead-letters?integration={id}"), None)
         .await;

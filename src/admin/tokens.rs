@@ -87,6 +87,7 @@ pub(super) async fn list(
 /// Makes a token; `token` is shown only in this answer.
 #[utoipa::path(
     post, path = "/tokens", tag = "tokens",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice: within 24 hours the same request with the same key has one effect and one answer")),
     request_body = NewToken,
     responses((status = 201, body = TokenView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("admin")))

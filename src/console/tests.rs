@@ -224,6 +224,7 @@ impl Site {
                 Arc::clone(&clock),
             )
             .unwrap(),
+            calls_a_minute: 0,
             clock: Arc::clone(&clock),
         });
         let router = router(Parts {

@@ -346,7 +346,7 @@ impl Registry {
             .await
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T, ChangeError> + Send + 'static,
     ) -> Result<T, ChangeError> {
@@ -370,6 +370,14 @@ impl std::fmt::Debug for Registry {
 }
 
 impl Inner {
+    /// One transaction that changes nothing of the picture.
+    pub(super) fn change<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, ChangeError>,
+    ) -> Result<T, ChangeError> {
+        self.store.lock().change(change)
+    }
+
     /// Called with the store locked, so that pictures are published in the order of their commits.
     fn publish(&self, store: &Store) -> Result<(), ChangeError> {
         let picture = Picture::make(

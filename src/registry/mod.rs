@@ -4,6 +4,7 @@
 
 pub mod alert_log;
 pub mod alerts;
+pub mod answers;
 pub mod audit;
 pub mod checks;
 pub mod picture;

@@ -243,7 +243,7 @@ fn bound_to(row: &str, field: &str, key_id: &str) -> String {
 }
 
 /// Bytes as small hex digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

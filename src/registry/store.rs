@@ -80,6 +80,9 @@ CREATE TABLE IF NOT EXISTS alert_notices (
   last_error TEXT, outcome TEXT, ended_ms INTEGER) STRICT;
 CREATE INDEX IF NOT EXISTS alert_notices_waiting ON alert_notices (endpoint, n) WHERE outcome IS NULL;
 CREATE INDEX IF NOT EXISTS alert_notices_of ON alert_notices (alert, n);
+CREATE TABLE IF NOT EXISTS answers (
+  place TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, key_id TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS answers_by_age ON answers (at_ms);
 ";
 
 /// Why the database was not opened. Nothing in it was changed.
