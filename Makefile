@@ -22,9 +22,11 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	if command -v cargo-deny >/dev/null; then $(CARGO) deny check licenses bans sources; else echo "note: cargo-deny is not installed, deny.toml was not checked"; fi
 
-# Load and durability figures, on a disk whose sync is real. ARGS="--only drain --quick".
+# Load and durability figures, on a disk whose sync is real (ARGS="--only drain --quick"), then what mapping, deciding
+# and the fan-out of a decision cost on one core.
 bench: tools
 	$(CARGO) bench --locked --bench load -- $(ARGS)
+	$(CARGO) bench --locked --bench mapping --bench decide --bench fanout
 
 bench-quick:
 	$(CARGO) bench --locked --bench load -- --quick $(ARGS)
