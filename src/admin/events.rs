@@ -11,6 +11,8 @@ use super::later::not_available_yet;
 use super::page::rfc3339;
 use super::problem::{Problem, ProblemBody};
 use super::story::{MappingView, Outcome, map, own_item};
+use crate::blueprint::ItemKeys;
+use crate::delivery::once_mark;
 use crate::event::Event;
 use crate::journal::{DeadFilter, DeadLetter, Entry, FeedStart, Parked};
 use crate::logbook::AttemptFilter;
@@ -202,7 +204,12 @@ async fn chapter(
             item: view
                 .request_body
                 .as_ref()
-                .and_then(|body| own_item(body, &event.event_id.to_string()))
+                .and_then(|body| {
+                    let mapped = mapping
+                        .as_ref()
+                        .and_then(|mapping| mapping.item(&view.request));
+                    own_item(body, &event.event_id.to_string(), mapped)
+                })
                 .cloned(),
             attempt: view,
         });
@@ -263,6 +270,11 @@ async fn outcome(
         );
         return Ok(say("pending", Some(&parked.reason), detail));
     }
+    // Of an event in several requests: dead if any of them is, else delivered if any is.
+    let several = mapping.is_some_and(MappingView::has_several);
+    if several && let Some(dead) = dead_letter(admin, &installed.id, entry).await? {
+        return Ok(say("dead", Some(&dead.reason), dead.detail));
+    }
     let delivered = attempts
         .iter()
         .find(|own| own.attempt.verdict == "delivered");
@@ -273,7 +285,7 @@ async fn outcome(
             format!("the vendor took it at {}", own.attempt.at),
         ));
     }
-    if let Some(dead) = dead_letter(admin, &installed.id, entry).await? {
+    if !several && let Some(dead) = dead_letter(admin, &installed.id, entry).await? {
         return Ok(say("dead", Some(&dead.reason), dead.detail));
     }
     let unwanted_source = installed
@@ -291,11 +303,62 @@ async fn outcome(
         let detail = format!("the blueprint, as it is now, sends nothing of it: {reason}");
         return Ok(say("skipped", Some(&reason), detail));
     }
+    if attempts.is_empty()
+        && let Some(outcome) = said_before(admin, installed, entry, event, mapping).await?
+    {
+        return Ok(outcome);
+    }
     Ok(say(
         "settled",
         None,
         "it has an outcome, but the log of its attempts is no longer kept".to_owned(),
     ))
+}
+
+/// Whether nothing was sent because the vendor knew already, by what the journal remembers of what was sent.
+async fn said_before(
+    admin: &Admin,
+    installed: &Installed,
+    entry: &Entry,
+    event: &Event,
+    mapping: Option<&MappingView>,
+) -> Result<Option<Outcome>, Problem> {
+    let items: Vec<ItemKeys> = mapping.into_iter().flat_map(MappingView::keys).collect();
+    let keys: Vec<u128> = items
+        .iter()
+        .flat_map(|keys| [keys.newest, keys.once.map(|once| once_mark(once.key))])
+        .flatten()
+        .collect();
+    let marks = admin.journal().marks(&installed.id, &keys).await?;
+    let mark = |key: u128| marks.iter().find(|mark| mark.key == key);
+    let repeated = |keys: &ItemKeys| {
+        keys.once.is_some_and(|once| {
+            mark(once_mark(once.key))
+                .is_some_and(|mark| mark.value == once.value && mark.seq < entry.seq)
+        })
+    };
+    let older = |keys: &ItemKeys| {
+        keys.newest
+            .and_then(mark)
+            .is_some_and(|mark| (mark.at_ms, mark.seq) > (event.timestamp_ms, entry.seq))
+    };
+    let said = |reason: Option<&str>, detail: &str| Outcome {
+        outcome: "skipped",
+        reason: reason.map(str::to_owned),
+        detail: detail.to_owned(),
+    };
+    let (some_repeated, some_older) = (items.iter().any(repeated), items.iter().any(older));
+    Ok(match (some_repeated, some_older) {
+        (true, _) => Some(said(
+            Some("unchanged"),
+            "the vendor had been told the same a short time before",
+        )),
+        (false, true) => Some(said(
+            None,
+            "the vendor has been told something newer: this was older (`superseded`) or a repeat (`unchanged`)",
+        )),
+        (false, false) => None,
+    })
 }
 
 async fn parked(admin: &Admin, feed: &str, seq: u64) -> Result<Option<Parked>, Problem> {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::blueprint::{
-    Config, ConfigValue, FieldTrace, Mapping, Note, Part, PartResult, Plan, Tables,
+    Config, ConfigValue, FieldTrace, ItemKeys, Mapping, Note, Part, PartResult, Plan, Tables,
 };
 use crate::clock::Millis;
 use crate::event::{Event, Kind, event_id};
@@ -43,6 +43,10 @@ pub(super) struct PartView {
     /// Fields left out, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<Note>,
+    /// What the item is known by; numbers for the journal, not for people.
+    #[serde(skip)]
+    #[schema(ignore)]
+    keys: ItemKeys,
 }
 
 /// A request; secrets masked.
@@ -90,6 +94,28 @@ pub(super) fn map(plan: &Plan, config: &Config, event: &Event, tables: &Tables) 
 }
 
 impl MappingView {
+    /// The event's own item of a request.
+    pub(super) fn item(&self, request: &str) -> Option<&Value> {
+        self.requests
+            .iter()
+            .find(|part| part.request == request)?
+            .item
+            .as_ref()
+    }
+
+    /// Has it a share in more than one request?
+    pub(super) fn has_several(&self) -> bool {
+        self.keys().count() > 1
+    }
+
+    /// What each of its items is known by.
+    pub(super) fn keys(&self) -> impl Iterator<Item = ItemKeys> + '_ {
+        self.requests
+            .iter()
+            .filter(|part| part.item.is_some())
+            .map(|part| part.keys)
+    }
+
     /// Why the mapping as it is now sends nothing, if it does not.
     pub(super) fn skip_reason(&self) -> Option<String> {
         if let Some(reason) = &self.skipped {
@@ -124,9 +150,11 @@ fn part_view(
         sent_as: None,
         made_by,
         notes: part.notes,
+        keys: ItemKeys::default(),
     };
     match part.result {
-        PartResult::Item { json, .. } => {
+        PartResult::Item { json, keys, .. } => {
+            view.keys = keys;
             view.item = serde_json::from_slice(&json).ok();
             match plan.assemble(part.request, &[&json], tables) {
                 Ok(request) => {
@@ -196,9 +224,13 @@ pub(super) fn shown(config: &Config, body: &[u8]) -> Value {
     serde_json::from_str(&text).unwrap_or(Value::String(text))
 }
 
-/// The part of a request body that is one event's own: the outermost row of a list that holds its id, or the whole
-/// body when no list does.
-pub(super) fn own_item<'a>(body: &'a Value, event_id: &str) -> Option<&'a Value> {
+/// The part of a request body that is one event's own: the outermost row of a list that holds its id or, where vendors
+/// are not told ids, what the event maps to; the whole body when no list does.
+pub(super) fn own_item<'a>(
+    body: &'a Value,
+    event_id: &str,
+    mapped: Option<&Value>,
+) -> Option<&'a Value> {
     fn holds(value: &Value, id: &str) -> bool {
         match value {
             Value::String(text) => text == id,
@@ -207,14 +239,31 @@ pub(super) fn own_item<'a>(body: &'a Value, event_id: &str) -> Option<&'a Value>
             _ => false,
         }
     }
-    fn row<'a>(value: &'a Value, id: &str) -> Option<&'a Value> {
-        match value {
-            Value::Array(rows) => rows.iter().find(|row| holds(row, id)),
-            Value::Object(fields) => fields.values().find_map(|field| row(field, id)),
-            _ => None,
-        }
+    let own = |value: &Value| holds(value, event_id);
+    let same = |value: &Value| mapped.is_some_and(|mapped| covers(value, mapped));
+    row(body, &own)
+        .or_else(|| own(body).then_some(body))
+        .or_else(|| row(body, &same))
+        .or_else(|| same(body).then_some(body))
+}
+
+/// The outermost row of a list that is `wanted`.
+fn row<'a>(value: &'a Value, wanted: &dyn Fn(&Value) -> bool) -> Option<&'a Value> {
+    match value {
+        Value::Array(rows) => rows.iter().find(|row| wanted(row)),
+        Value::Object(fields) => fields.values().find_map(|field| row(field, wanted)),
+        _ => None,
     }
-    row(body, event_id).or_else(|| holds(body, event_id).then_some(body))
+}
+
+/// Does a row say all that an item says? It may say more: items of one person are sent as one.
+fn covers(row: &Value, item: &Value) -> bool {
+    match (row, item) {
+        (Value::Object(row), Value::Object(item)) => item
+            .iter()
+            .all(|(key, value)| row.get(key).is_some_and(|own| covers(own, value))),
+        _ => row == item,
+    }
 }
 
 /// An event as an app would post it, made whole: what ingest fills in is filled in.
@@ -295,10 +344,23 @@ mod tests {
             { "visitor_id": "a", "snapshots": [{ "events": [{ "uuid": "e-1" }] }] },
             { "visitor_id": "b", "snapshots": [{ "events": [{ "uuid": "e-2" }] }] },
         ]});
-        assert_eq!(own_item(&body, "e-2").unwrap()["visitor_id"], "b");
-        assert_eq!(own_item(&body, "e-3"), None);
+        assert_eq!(own_item(&body, "e-2", None).unwrap()["visitor_id"], "b");
+        assert_eq!(own_item(&body, "e-3", None), None);
         let alone = json!({ "id": "e-1" });
-        assert_eq!(own_item(&alone, "e-1"), Some(&alone));
+        assert_eq!(own_item(&alone, "e-1", None), Some(&alone));
+    }
+
+    #[test]
+    fn without_ids_an_events_own_item_is_the_row_that_says_what_it_maps_to() {
+        let body = json!([
+            { "visitorId": "a", "values": { "flag": "on" } },
+            { "visitorId": "b", "values": { "other": "on", "flag": "off" } },
+        ]);
+        let mapped = json!({ "visitorId": "b", "values": { "flag": "off" } });
+        assert_eq!(own_item(&body, "e-1", Some(&mapped)), Some(&body[1]));
+        let later = json!({ "visitorId": "b", "values": { "flag": "on" } });
+        assert_eq!(own_item(&body, "e-1", Some(&later)), None);
+        assert_eq!(own_item(&mapped, "e-1", Some(&mapped)), Some(&mapped));
     }
 
     #[test]

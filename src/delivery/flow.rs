@@ -37,6 +37,7 @@ pub(super) use buckets::Bucket;
 #[cfg(test)]
 pub(super) use buckets::Window;
 pub(super) use marks::Held;
+pub use marks::once_mark;
 pub(super) use options::FlowOptions;
 #[cfg(test)]
 pub(super) use options::Rules;

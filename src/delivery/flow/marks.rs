@@ -18,6 +18,12 @@ const NEWEST_KEPT_MS: Millis = 30 * 24 * 3_600_000;
 /// Keeps keys of `once` apart from equal ones of `newest`.
 const ONCE: u128 = 0x6f6e_6365_6f6e_6365_6f6e_6365_6f6e_6365;
 
+/// The key under which the journal keeps what a `once` key said last.
+#[must_use]
+pub fn once_mark(key: u128) -> u128 {
+    key ^ ONCE
+}
+
 /// Order of events: by their own time, then by the order of acceptance.
 pub(super) type Age = (Millis, Seq);
 
@@ -91,7 +97,7 @@ impl Marks {
         unknown.extend(keys.newest.filter(|key| !self.newest.contains_key(key)));
         unknown.extend(
             keys.once
-                .map(|once| once.key ^ ONCE)
+                .map(|once| once_mark(once.key))
                 .filter(|key| !self.once.contains_key(key)),
         );
     }
@@ -140,7 +146,7 @@ impl Marks {
             self.newest.entry(key).or_default().best = Some(age);
         }
         if let Some(OnceKey { key, value }) = keys.once {
-            let once = self.once.entry(key ^ ONCE).or_default();
+            let once = self.once.entry(once_mark(key)).or_default();
             let unchanged = once.last.is_some_and(|last| {
                 last.value == value
                     && (age.0.saturating_sub(last.at_ms)) < lasts_ms
@@ -171,7 +177,7 @@ impl Marks {
         }
         let last = keys
             .once
-            .and_then(|once| self.once.get(&(once.key ^ ONCE))?.last);
+            .and_then(|once| self.once.get(&once_mark(once.key))?.last);
         Ok(Held {
             keys,
             age,
@@ -221,7 +227,7 @@ impl Marks {
             }
         }
         if let Some((once_key, once)) = held.keys.once.and_then(|once| {
-            let entry = self.once.get_mut(&(once.key ^ ONCE))?;
+            let entry = self.once.get_mut(&once_mark(once.key))?;
             Some((once, entry))
         }) {
             once.users = once.users.saturating_sub(1);
@@ -235,7 +241,7 @@ impl Marks {
                         turn: held.turn,
                     });
                     let mark = Mark {
-                        key: once_key.key ^ ONCE,
+                        key: once_mark(once_key.key),
                         value: once_key.value,
                         at_ms,
                         seq,
