@@ -72,7 +72,8 @@ impl Reads {
 }
 
 impl Event {
-    /// Reads of a stored record its `event` and what `reads` says for its kind and that name; the other fields are not there.
+    /// Reads of a stored record its `event`, its `integrations` and what `reads` says for its kind and name; the other
+    /// fields are not there.
     ///
     /// # Errors
     /// When the bytes are not the canonical form that [`super::parse`] writes.
@@ -103,11 +104,10 @@ fn some_of<'r>(
     let reads = reads(kind, name.as_deref());
     let mut fields = Map::with_capacity(8);
     for (key, raw) in &members {
-        // The name is what chose `reads`.
-        let reads = if key == "event" {
-            Some(&Reads::All)
-        } else {
-            reads.of(key)
+        // The name chose `reads`, and integrations choose whether anybody reads it.
+        let reads = match key.as_ref() {
+            "event" | "integrations" => Some(&Reads::All),
+            key => reads.of(key),
         };
         if let Some(reads) = reads {
             fields.insert(key.clone().into_owned(), value(raw, reads, 2)?);

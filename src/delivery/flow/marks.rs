@@ -355,7 +355,7 @@ mod tests {
                         let age = (at, seq as Seq);
                         let mut unknown = Vec::new();
                         marks.unknown(&keys, &mut unknown);
-                        let found: Vec<Mark> = unknown.iter().filter_map(|key| journal.get(key).cloned()).collect();
+                        let found: Vec<Mark> = unknown.iter().filter_map(|key| journal.get(key).copied()).collect();
                         marks.learn(&found);
                         match marks.enter(keys, age, 0, 0, &mut books) {
                             Ok(held) => under_way.push(held),
@@ -378,7 +378,7 @@ mod tests {
                     }
                     _ => {
                         let stored: Vec<Mark> = books.drain().map(|(_, mark)| mark).collect();
-                        journal.extend(stored.iter().map(|mark| (mark.key, mark.clone())));
+                        journal.extend(stored.iter().map(|mark| (mark.key, *mark)));
                         marks.stored(&stored);
                         if ok {
                             marks.forget();

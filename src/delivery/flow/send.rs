@@ -14,7 +14,19 @@ enum Next {
 impl Flow {
     /// The next job to send, if one may go now. It comes back by [`Flow::heard`] or [`Flow::unmakeable`].
     pub(in super::super) fn next_job(&mut self, now_ms: Millis) -> Option<Job> {
-        self.pump(now_ms);
+        loop {
+            self.pump(now_ms);
+            if let Some(job) = self.next_of_any(now_ms) {
+                return Some(job);
+            }
+            // What was found outdated on the way may have opened a lane.
+            if self.lanes.next_due_ms().is_none_or(|at_ms| at_ms > now_ms) {
+                return None;
+            }
+        }
+    }
+
+    fn next_of_any(&mut self, now_ms: Millis) -> Option<Job> {
         let lines = self.lines.len();
         for step in 0..lines {
             let request = (self.turn + step) % lines;

@@ -237,7 +237,11 @@ impl World {
         let wakes = self.flow.wakes_ms(self.now_ms);
         prop_assert!(
             wakes.is_none_or(|at| at > self.now_ms),
-            "a wake-up that does nothing"
+            "woken for nothing at {}: {wakes:?}, lanes {:?}, batches {:?}, requests {:?}",
+            self.now_ms,
+            self.flow.lanes.next_due_ms(),
+            self.flow.batcher.next_due_ms(),
+            self.flow.requests(self.now_ms)
         );
         Ok(())
     }
@@ -426,7 +430,7 @@ proptest! {
         let mut delays = [700, 40, 5, 300].into_iter().cycle();
         let mut fed = 0;
         let mut rounds = 0;
-        while world.ended.iter().any(|ended| *ended == 0) {
+        while world.ended.contains(&0) {
             rounds += 1;
             prop_assert!(rounds < 20_000, "it never ends: {:?}", world.flow.requests(world.now_ms));
             if fed < all && world.flow.wants_fresh() {

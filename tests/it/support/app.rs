@@ -20,9 +20,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const WRITE_KEY: &str = "wk_test_key_of_the_suite";
 pub(crate) const ADMIN_TOKEN: &str = "adm_test_token_of_the_suite";
 
-/// How long a test waits for something that should take milliseconds. (An event held just as the datafile changes is
-/// looked at again within half a minute.)
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a test waits for something that should take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running gateway with its sandbox.
 pub(crate) struct TestApp {
