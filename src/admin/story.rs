@@ -123,9 +123,10 @@ impl MappingView {
         }
         let all_skipped = self.requests.iter().all(|part| part.result == "skipped");
         all_skipped.then(|| {
-            self.requests
-                .iter()
-                .find_map(|part| part.reason.clone())
+            let reasons = || self.requests.iter().filter_map(|part| part.reason.clone());
+            reasons()
+                .find(|reason| reason != "filtered")
+                .or_else(|| reasons().next())
                 .unwrap_or_else(|| "unmapped".to_owned())
         })
     }
@@ -241,10 +242,13 @@ pub(super) fn own_item<'a>(
     }
     let own = |value: &Value| holds(value, event_id);
     let same = |value: &Value| mapped.is_some_and(|mapped| covers(value, mapped));
+    // An item that came late goes without what would put an old value back.
+    let less = |value: &Value| mapped.is_some_and(|mapped| covers(mapped, value));
     row(body, &own)
         .or_else(|| own(body).then_some(body))
         .or_else(|| row(body, &same))
         .or_else(|| same(body).then_some(body))
+        .or_else(|| row(body, &less))
 }
 
 /// The outermost row of a list that is `wanted`.
@@ -361,6 +365,8 @@ mod tests {
         let later = json!({ "visitorId": "b", "values": { "flag": "on" } });
         assert_eq!(own_item(&body, "e-1", Some(&later)), None);
         assert_eq!(own_item(&mapped, "e-1", Some(&mapped)), Some(&mapped));
+        let whole = json!({ "visitorId": "a", "values": { "flag": "on" }, "late": 1 });
+        assert_eq!(own_item(&body, "e-1", Some(&whole)), Some(&body[0]));
     }
 
     #[test]

@@ -11,6 +11,9 @@ use super::visitor::Visitor;
 /// How long the datafile is waited for.
 const DATAFILE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The event key with the wrong capitals.
+pub(super) const HELD: &str = "demo-wrong-capitals";
+
 /// The decision the report follows.
 pub(super) struct Decided {
     pub(super) message_id: &'static str,
@@ -40,7 +43,7 @@ impl Visitor {
 
     /// Has a flag decided by the gateway; the datafile may still be on its way.
     async fn decide(&self) -> anyhow::Result<Decided> {
-        let (message_id, user) = ("demo-decision", "user_7");
+        let (message_id, user) = ("demo-decision", "user_8");
         let asked = json!({"userId": user, "keys": [FLAG], "messageId": message_id, "attributes": {"plan": "premium"}});
         let began = tokio::time::Instant::now();
         let reply = loop {
@@ -88,7 +91,7 @@ fn events() -> anyhow::Result<Vec<Value>> {
         batch.push(json!({"type": "track", "event": "signup", "userId": format!("user_{i}"), "messageId": format!("demo-signup-{i}"), "properties": {"plan": "pro"}}));
     }
     batch.push(json!({"type": "track", "event": "signup", "userId": "user_0", "messageId": "demo-signup-0"}));
-    batch.push(json!({"type": "track", "event": "Signup", "userId": "user_1", "messageId": "demo-wrong-capitals"}));
+    batch.push(json!({"type": "track", "event": "Signup", "userId": "user_1", "messageId": HELD}));
     batch.push(json!({"type": "identify", "userId": "user_1", "traits": {"plan": "premium", "firstName": "Ann"}, "messageId": "demo-identify"}));
     batch.push(json!({"type": "track", "event": "signup", "messageId": "demo-nobody"}));
     Ok(batch)

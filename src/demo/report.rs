@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::burst::Decided;
+use super::burst::{Decided, HELD};
 use super::install::{FLAG, Installed};
 use super::visitor::Visitor;
 
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest line of JSON shown, in characters.
-const LINE_CHARS_MAX: usize = 160;
+const LINE_CHARS_MAX: usize = 320;
 
 /// Width of an integration's name.
 const NAME: usize = 11;
@@ -32,6 +32,7 @@ impl Visitor {
         let reached = self.received(integrations, decided).await?;
         let told = self.story(integrations, decided).await?;
         let balanced = books(integrations, &ledger);
+        self.held().await?;
         Ok(balanced && reached && told)
     }
 
@@ -152,6 +153,22 @@ impl Visitor {
         Ok(all)
     }
 
+    /// Why the one event is pending.
+    async fn held(&self) -> anyhow::Result<()> {
+        let path = format!("events/{HELD}");
+        let story = self.admin(Method::GET, &path, None).await?;
+        let chapters = story["events"][0]["integrations"].as_array();
+        let detail = chapters
+            .into_iter()
+            .flatten()
+            .filter(|chapter| chapter["outcome"] == json!("pending"))
+            .find_map(|chapter| chapter["mapping"]["requests"][0]["detail"].as_str());
+        if let Some(detail) = detail {
+            println!("  pending is `{HELD}`, until the datafile has its key: {detail}");
+        }
+        Ok(())
+    }
+
     /// The log of attempts is written a moment after the outcome.
     async fn whole_story(&self, decided: &Decided) -> anyhow::Result<Value> {
         let began = tokio::time::Instant::now();
@@ -177,7 +194,7 @@ impl Visitor {
         let key = self.write_key.expose();
         let post = format!("curl -u {key}: http://{}", self.ingest);
         let read = format!(
-            "curl -H 'Authorization: Bearer {}' http://{}/v1/admin",
+            "curl -H 'Authorization: Bearer {}' 'http://{}/v1/admin",
             self.admin_token.expose(),
             self.admin
         );
@@ -236,8 +253,15 @@ fn tell(name: &str, chapter: &Value, sandbox: std::net::SocketAddr) {
             plain(&attempt["status"]),
             plain(&attempt["verdict"]),
         );
-        if !own["item"].is_null() {
-            println!("  {:<NAME$}   {}", "", cut(&own["item"].to_string()));
+        if let Some(item) = own["item"].as_object() {
+            let mut item = item.clone();
+            // Optimizely's list of what is known of the person is longer than what was decided.
+            item.shift_remove("attributes");
+            println!(
+                "  {:<NAME$}   {}",
+                "",
+                cut(&Value::Object(item).to_string())
+            );
         }
     }
 }
@@ -253,7 +277,7 @@ fn books(integrations: &[Installed], ledger: &Value) -> bool {
             continue;
         };
         let count = |key: &str| row[key].to_string();
-        println!(
+        let line = format!(
             "  {:<NAME$} {:>3} = {:>3} + {:>2} + {:>2} + {:>2} + {:>2}   {}",
             installed.name,
             count("accepted"),
@@ -264,6 +288,7 @@ fn books(integrations: &[Installed], ledger: &Value) -> bool {
             count("pending"),
             reasons(row)
         );
+        println!("{}", line.trim_end());
     }
     let balanced = ledger["balanced"] == json!(true);
     println!(

@@ -10,3 +10,4 @@ mod ingest;
 mod power_loss;
 mod process;
 mod sdk;
+mod vendors;
