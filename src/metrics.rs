@@ -51,6 +51,10 @@ pub fn describe() {
         "aqueduct_vendor_requests_total",
         "Requests made at vendors, by status or kind of failure"
     );
+    describe_counter!(
+        "aqueduct_vendor_doubts_total",
+        "Requests a vendor took while saying that not all of it counts"
+    );
     describe_histogram!(
         "aqueduct_vendor_request_seconds",
         "Time of one request at a vendor"
@@ -170,6 +174,11 @@ pub fn oldest_pending_seconds(integration: &str) -> Gauge {
 /// Requests made at a vendor. `status`: the number, or a kind of failure (`timeout`, `connect`, `dns`, `tls`, `blocked`, `reset`).
 pub fn vendor_requests(integration: &str, request: &str, status: &str) -> Counter {
     counter!("aqueduct_vendor_requests_total", "integration" => integration.to_owned(), "request" => request.to_owned(), "status" => status.to_owned())
+}
+
+/// Requests a vendor took while saying, in some way, that not all of it counts (Brevo's 202 with a smaller count).
+pub fn vendor_doubts(integration: &str, request: &str) -> Counter {
+    counter!("aqueduct_vendor_doubts_total", "integration" => integration.to_owned(), "request" => request.to_owned())
 }
 
 /// Time of one request at a vendor, in seconds.

@@ -243,6 +243,7 @@ impl Worker {
                 .saturating_sub(now_ms)
                 .clamp(1, LIMITS_EVERY_MS);
             let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(1));
+            let wait = self.parts.clock.timer(wait);
             let at_tail = self.read_pos >= *self.end.borrow();
             tokio::select! {
                 Some(done) = self.work.next() => self.take(done),

@@ -6,6 +6,7 @@ mod dashboards;
 mod decide;
 mod decisions;
 mod delivery;
+mod fanout;
 mod ingest;
 mod power_loss;
 mod process;
