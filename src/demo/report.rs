@@ -62,61 +62,45 @@ impl Visitor {
         println!("\nReceived");
         let mut reached = true;
         for installed in integrations {
-            let (events, decision) = if installed.vendor == "optimizely" {
-                self.optimizely().await?
-            } else {
-                self.other(&installed.vendor, decided).await?
-            };
+            let events = self.events(&installed.vendor).await?;
             println!("  {:<NAME$} {events}", installed.name);
-            reached &= decision.is_some();
-            let decision = decision.unwrap_or_else(|| "THE DECISION DID NOT ARRIVE".to_owned());
-            println!("  {:<NAME$} {decision}", "");
+            let path = format!(
+                "values/{}?user={}&flag={FLAG}",
+                installed.vendor, decided.user
+            );
+            let shown = self.sandbox(Method::GET, &path, None).await?;
+            let shown = plain(&shown["value"]);
+            println!("  {:<NAME$} {}: {FLAG} = {shown}", "", decided.user);
+            if shown != decided.variation {
+                println!("  {:<NAME$} THE DECISION DID NOT ARRIVE", "");
+                reached = false;
+            }
         }
         let breaches = self.sandbox(Method::GET, "breaches", None).await?;
         println!("  limits of a vendor broken: {}", breaches["total"]);
         Ok(reached)
     }
 
-    /// Its events by key, and the decision as its impression counts.
-    async fn optimizely(&self) -> anyhow::Result<(String, Option<String>)> {
-        let summary = self
-            .sandbox(Method::GET, "optimizely/summary", None)
-            .await?;
-        let keys = summary["keys"].as_object();
-        let events: Vec<String> = keys
-            .into_iter()
-            .flatten()
-            .map(|(key, row)| match row["revenue"].as_i64() {
+    /// A vendor's events by name; Optimizely's with what they are worth.
+    async fn events(&self, vendor: &str) -> anyhow::Result<String> {
+        let events: Vec<String> = if vendor == "optimizely" {
+            let path = "optimizely/summary";
+            let summary = self.sandbox(Method::GET, path, None).await?;
+            let keys = summary["keys"].as_object().into_iter().flatten();
+            keys.map(|(key, row)| match row["revenue"].as_i64() {
                 None | Some(0) => format!("{} {key}", row["counted"]),
                 Some(units) => format!("{} {key} (revenue {units} hundredths)", row["counted"]),
             })
-            .collect();
-        let impressions = summary["keys"]["campaign_activated"]["counted"]
-            .as_u64()
-            .unwrap_or(0);
-        let decision = (impressions > 0).then(|| "the decision is an impression".to_owned());
-        Ok((events.join(", "), decision))
-    }
-
-    /// Its events by name, and the variation it now shows for the person.
-    async fn other(
-        &self,
-        vendor: &str,
-        decided: &Decided,
-    ) -> anyhow::Result<(String, Option<String>)> {
-        let path = format!("values/{vendor}?user={}&flag={FLAG}", decided.user);
-        let value = self.sandbox(Method::GET, &path, None).await?;
-        let path = format!("state/{vendor}?limit=1");
-        let state = self.sandbox(Method::GET, &path, None).await?;
-        let names = state["events_by_name"].as_object();
-        let events: Vec<String> = names
-            .into_iter()
-            .flatten()
-            .map(|(name, count)| format!("{count} {name}"))
-            .collect();
-        let shown = value["value"] == json!(decided.variation);
-        let decision = shown.then(|| format!("{}: {FLAG} = {}", decided.user, decided.variation));
-        Ok((events.join(", "), decision))
+            .collect()
+        } else {
+            let path = format!("state/{vendor}?limit=1");
+            let state = self.sandbox(Method::GET, &path, None).await?;
+            let names = state["events_by_name"].as_object().into_iter().flatten();
+            names
+                .map(|(name, count)| format!("{count} {name}"))
+                .collect()
+        };
+        Ok(events.join(", "))
     }
 
     /// The decision's way through every integration, as the admin API tells it; true when all delivered it.

@@ -254,10 +254,9 @@ impl State {
     /// What Optimizely's impressions say, by visitor and flag.
     fn impressions(&self, label: &str, visitor: Option<&str>) -> Value {
         let tallies = self.tallies.lock();
-        tallies.get(label).map_or_else(
-            || serde_json::json!({}),
-            |tally| tally.decided(visitor),
-        )
+        tallies
+            .get(label)
+            .map_or_else(|| serde_json::json!({}), |tally| tally.decided(visitor))
     }
 
     fn configure(&self, part: &Value) -> Result<Value, String> {

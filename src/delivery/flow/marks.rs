@@ -200,7 +200,9 @@ impl Marks {
         let newest = self.newest.entry(key).or_default();
         let known = last.turn == 0
             || newest.stands_in == Some(last.turn)
-            || newest.best.is_none_or(|best| best <= (last.at_ms, last.seq));
+            || newest
+                .best
+                .is_none_or(|best| best <= (last.at_ms, last.seq));
         // Else something else was newer than it, which is none of this event's business.
         if known {
             newest.best = newest.best.max(Some(age));
@@ -394,9 +396,13 @@ mod tests {
         let mut marks = Marks::default();
         let mut sent = Vec::new();
         for (at, value) in [(10, 1), (5, 2), (11, 2), (6, 2)] {
-            if let Ok(held) =
-                marks.enter(once(7, value), (at, at as Seq), 60_000, 0, &mut HashMap::new())
-            {
+            if let Ok(held) = marks.enter(
+                once(7, value),
+                (at, at as Seq),
+                60_000,
+                0,
+                &mut HashMap::new(),
+            ) {
                 sent.push(at);
                 marks.ended(&held, true, 0, &mut HashMap::new());
             }

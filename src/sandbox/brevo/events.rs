@@ -178,11 +178,7 @@ fn batch_reply(sent: usize, errors: Vec<Value>, undercount: u64, marks: &mut Mar
 }
 
 /// Whether an event's fields are what Brevo takes (rule BR4).
-fn check(
-    event: &Map<String, Value>,
-    policies: &Policies,
-    marks: &mut Marks,
-) -> Result<(), String> {
+fn check(event: &Map<String, Value>, policies: &Policies, marks: &mut Marks) -> Result<(), String> {
     let found = fields(event).and_then(|()| texts(event, policies));
     if let Err(why) = &found {
         marks.refused("BR4", why.as_str());

@@ -112,8 +112,13 @@ impl Course {
             .expect("datafile");
         // Loaded machines are slow; a vendor that hangs is still given up.
         let tuning = json!({"timeout_ms": 3_000, "retry_base_ms": 1_000, "retry_cap_ms": 10_000, "batch_wait_ms": 2_000});
-        let mut ids = vec![fan.app.install_optimizely("Optimizely", tuning.clone()).await];
-        let ask = json!({"userId": "nobody", "keys": ["banner"], "options": ["DISABLE_DECISION_EVENT"]});
+        let mut ids = vec![
+            fan.app
+                .install_optimizely("Optimizely", tuning.clone())
+                .await,
+        ];
+        let ask =
+            json!({"userId": "nobody", "keys": ["banner"], "options": ["DISABLE_DECISION_EVENT"]});
         let asked = Instant::now();
         while fan.app.post("/v1/decide", &ask).await.0 != 200 {
             assert!(asked.elapsed() < PATIENCE, "the datafile is not read");
@@ -304,7 +309,10 @@ impl Course {
     fn figures(&self) -> Value {
         let mut figures = Map::new();
         for vendor in ["brevo", "heap", "pendo", "odp"] {
-            figures.insert(vendor.to_owned(), self.fan.state(vendor)["requests"].clone());
+            figures.insert(
+                vendor.to_owned(),
+                self.fan.state(vendor)["requests"].clone(),
+            );
         }
         let breaches = self.fan.app.vendors.breaches(None);
         figures.insert("limits broken".to_owned(), breaches["total"].clone());
@@ -327,11 +335,16 @@ fn trouble(seed: u64) -> Value {
     ] {
         let mut rule = |times: u64, action: Value| {
             let chance = if times < 4 { 2.0 * chance } else { chance };
-            rules.push(json!({"path": path, "probability": chance, "times": times, "action": action}));
+            rules.push(
+                json!({"path": path, "probability": chance, "times": times, "action": action}),
+            );
         };
         // Slowing down is what they ask for, so they ask for it a few times only.
-        rule(3, json!({"status": 429, "headers": {"x-sib-ratelimit-limit": "100", "x-sib-ratelimit-remaining": "0",
-            "x-sib-ratelimit-reset": "3"}}));
+        rule(
+            3,
+            json!({"status": 429, "headers": {"x-sib-ratelimit-limit": "100", "x-sib-ratelimit-remaining": "0",
+            "x-sib-ratelimit-reset": "3"}}),
+        );
         rule(2, json!({"wire": "hang", "process": true}));
         rule(2, json!({"wire": "hang"}));
         rule(1_000, json!({"status": 500}));

@@ -37,14 +37,22 @@ async fn a_thousand_decisions_make_as_few_requests_as_each_vendor_takes() {
             .into_iter()
             .filter(|request| request["method"] == json!("POST"))
             .collect();
-        assert!((1..=most).contains(&posted.len()), "{path}: {}", posted.len());
+        assert!(
+            (1..=most).contains(&posted.len()),
+            "{path}: {}",
+            posted.len()
+        );
         assert!(!statuses(&posted).contains_key(&429), "{path}");
     }
     assert!(fan.requests("/brevo/v3/events?").is_empty());
     assert_eq!(fan.requests("/pendo-data/data/track").len(), 1_000);
     for vendor in ["brevo", "heap", "pendo"] {
         for user in &people {
-            assert_eq!(fan.value(vendor, user, "checkout"), json!("on"), "{vendor} {user}");
+            assert_eq!(
+                fan.value(vendor, user, "checkout"),
+                json!("on"),
+                "{vendor} {user}"
+            );
         }
     }
     fan.stop().await;
@@ -79,7 +87,11 @@ async fn a_429_of_brevo_closes_that_bucket_as_long_as_it_says_and_no_other() {
         .iter()
         .filter(|request| at_ms(request) < refused_ms + 7_000)
         .collect();
-    assert!(late.len() <= 1, "{} batches within the seven seconds", late.len());
+    assert!(
+        late.len() <= 1,
+        "{} batches within the seven seconds",
+        late.len()
+    );
     let meanwhile = ["/brevo/v3/contacts", "/brevo/v3/events"]
         .iter()
         .flat_map(|path| fan.requests(path))
@@ -101,7 +113,8 @@ async fn what_is_too_old_for_pendo_is_never_sent_there_and_counts_elsewhere() {
         .install("pendo", json!({"integration_key": null}), json!({}))
         .await;
     let old_ms = fan.now_ms() - 8 * 24 * 3_600_000;
-    fan.post(&[decision("old", "u-0", "checkout", "on", old_ms)]).await;
+    fan.post(&[decision("old", "u-0", "checkout", "on", old_ms)])
+        .await;
     for id in [&brevo, &heap, &pendo] {
         fan.app.settled(id).await;
     }
@@ -113,7 +126,13 @@ async fn what_is_too_old_for_pendo_is_never_sent_there_and_counts_elsewhere() {
     for id in [&brevo, &heap] {
         assert_eq!(fan.outcome("old", id).await.0, "delivered");
     }
-    assert_eq!(fan.state("heap")["events_by_name"], json!({"Experiment Viewed": 1}));
-    assert_eq!(fan.state("brevo")["events_by_name"], json!({"experiment_viewed": 1}));
+    assert_eq!(
+        fan.state("heap")["events_by_name"],
+        json!({"Experiment Viewed": 1})
+    );
+    assert_eq!(
+        fan.state("brevo")["events_by_name"],
+        json!({"experiment_viewed": 1})
+    );
     fan.stop().await;
 }

@@ -124,10 +124,7 @@ impl Fan {
     /// Posts decisions; fails the test unless all are accepted.
     async fn post(&self, decisions: &[Value]) {
         for some in decisions.chunks(POSTED_AT_ONCE) {
-            let (status, reply) = self
-                .app
-                .post("/v1/decision", &json!({"batch": some}))
-                .await;
+            let (status, reply) = self.app.post("/v1/decision", &json!({"batch": some})).await;
             assert_eq!(
                 (status, &reply["accepted"]),
                 (200, &json!(some.len())),

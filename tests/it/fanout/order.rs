@@ -28,21 +28,32 @@ async fn an_older_decision_that_is_retried_never_takes_the_place_of_a_newer_one(
         ids.push(fan.install(vendor, config, quick).await);
     }
     let now_ms = fan.now_ms();
-    fan.post(&[decision("m-1", "u-0", "checkout", "older", now_ms)]).await;
+    fan.post(&[decision("m-1", "u-0", "checkout", "older", now_ms)])
+        .await;
     // The older one is at each vendor's door before the newer one comes.
     let began = Instant::now();
     for path in paths {
-        while fan.requests(path).iter().all(|request| request["status"] != json!(503)) {
+        while fan
+            .requests(path)
+            .iter()
+            .all(|request| request["status"] != json!(503))
+        {
             assert!(began.elapsed() < PATIENCE, "{path}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    fan.post(&[decision("m-2", "u-0", "checkout", "newer", now_ms + 1_000)]).await;
+    fan.post(&[decision("m-2", "u-0", "checkout", "newer", now_ms + 1_000)])
+        .await;
     // One that was under way somewhere else, and comes last of all.
-    fan.post(&[decision("m-0", "u-0", "checkout", "oldest", now_ms - 5_000)]).await;
+    fan.post(&[decision("m-0", "u-0", "checkout", "oldest", now_ms - 5_000)])
+        .await;
     for (vendor, id) in vendors.iter().zip(&ids) {
         fan.app.settled(id).await;
-        assert_eq!(fan.value(vendor, "u-0", "checkout"), json!("newer"), "{vendor}");
+        assert_eq!(
+            fan.value(vendor, "u-0", "checkout"),
+            json!("newer"),
+            "{vendor}"
+        );
         assert_eq!(fan.outcome("m-2", id).await.0, "delivered", "{vendor}");
     }
     fan.stop().await;
@@ -52,10 +63,19 @@ async fn an_older_decision_that_is_retried_never_takes_the_place_of_a_newer_one(
 #[tokio::test(flavor = "multi_thread")]
 async fn flags_that_differ_only_in_signs_have_names_of_their_own() {
     let fan = Fan::start().await;
-    fan.app.vendors.put_datafile("demo", two_flags(&fan).await).expect("datafile");
+    fan.app
+        .vendors
+        .put_datafile("demo", two_flags(&fan).await)
+        .expect("datafile");
     fan.app.install_optimizely("Optimizely", json!({})).await;
     let began = Instant::now();
-    while fan.app.post("/v1/decide", &json!({"userId": "u-9", "keys": "a_b"})).await.0 != 200 {
+    while fan
+        .app
+        .post("/v1/decide", &json!({"userId": "u-9", "keys": "a_b"}))
+        .await
+        .0
+        != 200
+    {
         assert!(began.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -63,23 +83,33 @@ async fn flags_that_differ_only_in_signs_have_names_of_their_own() {
     let mut ids = Vec::new();
     for (vendor, prefix) in [("brevo", "OPT_"), ("pendo", "optimizely_")] {
         let config = fan.entered(vendor, &json!({}));
-        let reply = fan.app.install(vendor, "decisions", config, json!({"batch_wait_ms": 0})).await;
+        let reply = fan
+            .app
+            .install(vendor, "decisions", config, json!({"batch_wait_ms": 0}))
+            .await;
         ids.push(reply["id"].as_str().expect("id").to_owned());
         // The warnings name what has to be made there; make just that.
         let said = reply["warnings"].to_string();
         let names: std::collections::BTreeSet<String> = said
             .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-            .filter(|word| word.to_lowercase().starts_with(&format!("{prefix}a_b").to_lowercase()))
+            .filter(|word| {
+                word.to_lowercase()
+                    .starts_with(&format!("{prefix}a_b").to_lowercase())
+            })
             .map(str::to_owned)
             .collect();
         assert_eq!(names.len(), 2, "{vendor}: {said}");
         match vendor {
             "brevo" => {
-                let attributes: Vec<Value> = names.iter().map(|name| json!({"name": name, "type": "text"})).collect();
+                let attributes: Vec<Value> = names
+                    .iter()
+                    .map(|name| json!({"name": name, "type": "text"}))
+                    .collect();
                 fan.seed("brevo", json!({"attributes": attributes}));
             }
             _ => {
-                let fields: BTreeMap<&String, &str> = names.iter().map(|name| (name, "text")).collect();
+                let fields: BTreeMap<&String, &str> =
+                    names.iter().map(|name| (name, "text")).collect();
                 fan.seed("pendo", json!({"visitor_fields": fields}));
             }
         }
@@ -95,11 +125,16 @@ async fn flags_that_differ_only_in_signs_have_names_of_their_own() {
     }
     for vendor in ["brevo", "pendo"] {
         let all = fan.app.vendors.values(vendor, "");
-        let flags = all["u-0"].as_object().unwrap_or_else(|| panic!("{vendor}: {all}"));
+        let flags = all["u-0"]
+            .as_object()
+            .unwrap_or_else(|| panic!("{vendor}: {all}"));
         assert_eq!(flags["a_b"], json!("two"), "{vendor}: {flags:?}");
         let others: Vec<_> = flags.iter().filter(|(name, _)| *name != "a_b").collect();
         assert_eq!(others.len(), 1, "{vendor}: {flags:?}");
-        assert!(others[0].0.starts_with("a_b_") && others[0].1 == &json!("one"), "{vendor}: {flags:?}");
+        assert!(
+            others[0].0.starts_with("a_b_") && others[0].1 == &json!("one"),
+            "{vendor}: {flags:?}"
+        );
     }
     fan.stop().await;
 }

@@ -26,12 +26,18 @@ async fn one_event_of_two_hundred_that_brevo_refuses_dies_alone_with_brevos_word
     fan.post(&decisions(&people, fan.now_ms())).await;
     let row = fan.app.settled(&id).await;
     assert_eq!((&row["delivered"], &row["dead"]), (&json!(199), &json!(1)));
-    assert_eq!(statuses(&fan.requests("/brevo/v3/events")), [(207, 1)].into());
+    assert_eq!(
+        statuses(&fan.requests("/brevo/v3/events")),
+        [(207, 1)].into()
+    );
     let (_, dead) = fan.app.admin("GET", "dead-letters", None).await;
     let letter = &dead["data"][0];
     assert_eq!(letter["message_id"], json!("m-poison"), "{dead}");
     assert!(
-        letter["detail"].as_str().expect("detail").contains("not acceptable"),
+        letter["detail"]
+            .as_str()
+            .expect("detail")
+            .contains("not acceptable"),
         "{letter}"
     );
     assert_eq!(fan.state("brevo")["counts"]["events"], json!(199));
@@ -57,7 +63,12 @@ async fn one_event_of_five_hundred_that_heap_refuses_is_found_in_few_requests() 
     assert!(requests.len() <= 1 + 2 * 10, "{}", requests.len());
     let refused = statuses(&requests)[&400];
     assert!(refused <= 10, "{refused} refusals");
-    assert_eq!(fan.state("heap")["counts"]["events"], json!(499), "{}", fan.state("heap")["counts"]);
+    assert_eq!(
+        fan.state("heap")["counts"]["events"],
+        json!(499),
+        "{}",
+        fan.state("heap")["counts"]
+    );
     fan.stop().await;
 }
 
@@ -71,7 +82,7 @@ async fn an_answer_lost_on_the_way_counts_once_at_heap_and_is_counted_as_a_doubt
         {"path": "/heap-us/api/track", "times": 1, "action": lost},
         {"path": "/pendo-data", "times": 1, "action": lost},
     ]}))
-        .await;
+    .await;
     let quick = json!({"batch_wait_ms": 0});
     let heap = fan.install("heap", json!({}), quick.clone()).await;
     let pendo = fan.install("pendo", json!({}), quick).await;
@@ -80,8 +91,15 @@ async fn an_answer_lost_on_the_way_counts_once_at_heap_and_is_counted_as_a_doubt
         assert_eq!(fan.app.settled(id).await["delivered"], json!(1));
     }
     assert_eq!(fan.requests("/heap-us/api/track").len(), 2);
-    assert_eq!(fan.state("heap")["events_by_name"], json!({"Experiment Viewed": 1}));
-    assert_eq!(fan.requests("/pendo-data").len(), 2, "Pendo knows no repeats");
+    assert_eq!(
+        fan.state("heap")["events_by_name"],
+        json!({"Experiment Viewed": 1})
+    );
+    assert_eq!(
+        fan.requests("/pendo-data").len(),
+        2,
+        "Pendo knows no repeats"
+    );
     let metrics = metrics(&fan).await;
     let line = |request: &str| {
         metrics.lines().any(|line| {
@@ -116,7 +134,15 @@ async fn an_address_brevo_does_not_know_pauses_and_the_backlog_drains_in_order()
         let at_ms = now_ms + 1_000 * i64::try_from(round).expect("small");
         let some: Vec<Value> = people
             .iter()
-            .map(|user| decision(&format!("{variation}-{user}"), user, "checkout", variation, at_ms))
+            .map(|user| {
+                decision(
+                    &format!("{variation}-{user}"),
+                    user,
+                    "checkout",
+                    variation,
+                    at_ms,
+                )
+            })
             .collect();
         fan.post(&some).await;
     }
@@ -148,7 +174,10 @@ async fn an_address_brevo_does_not_know_pauses_and_the_backlog_drains_in_order()
         }
     }
     assert_eq!(seen.len(), 20);
-    assert!(seen.values().all(|seen| seen == &["a", "b", "c"]), "{seen:?}");
+    assert!(
+        seen.values().all(|seen| seen == &["a", "b", "c"]),
+        "{seen:?}"
+    );
     for user in &people {
         assert_eq!(fan.value("brevo", user, "checkout"), json!("c"));
     }
@@ -171,11 +200,16 @@ async fn swapped_secrets_of_pendo_pause_both_halves_and_each_is_mended_by_itself
         .admin("POST", "integration-catalog/pendo/install", Some(body))
         .await;
     assert_eq!(status, 422, "{reply}");
-    assert!(reply.to_string().contains("config.integration_key"), "{reply}");
+    assert!(
+        reply.to_string().contains("config.integration_key"),
+        "{reply}"
+    );
 
     // Swapped afterwards, it is Pendo's 403 that tells.
     fan.policies(json!({"pendo": {"integration_keys": [], "track_secrets": []}}));
-    let id = fan.install("pendo", json!({}), json!({"batch_wait_ms": 0})).await;
+    let id = fan
+        .install("pendo", json!({}), json!({"batch_wait_ms": 0}))
+        .await;
     fan.policies(json!({"pendo": swapped}));
     fan.post(&decisions(&users("u", 1), fan.now_ms())).await;
     let state = |status: &Value, request: &str| {
@@ -187,7 +221,8 @@ async fn swapped_secrets_of_pendo_pause_both_halves_and_each_is_mended_by_itself
             .unwrap_or_default()
     };
     let both = |status: &Value| {
-        ["track", "visitor"].map(|request| state(status, request)) == [json!("paused"), json!("paused")]
+        ["track", "visitor"].map(|request| state(status, request))
+            == [json!("paused"), json!("paused")]
     };
     let status = fan.status_until(&id, both).await;
     for row in status["requests"].as_array().expect("requests") {
@@ -205,14 +240,18 @@ async fn swapped_secrets_of_pendo_pause_both_halves_and_each_is_mended_by_itself
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let one = |status: &Value| {
-        ["track", "visitor"].map(|request| state(status, request)) == [json!("paused"), json!("running")]
+        ["track", "visitor"].map(|request| state(status, request))
+            == [json!("paused"), json!("running")]
     };
     fan.status_until(&id, one).await;
     assert_eq!(fan.app.ledger(&id).await["pending"], json!(1));
     fan.policies(json!({"pendo": {"track_secrets": ["secret-of-track"]}}));
     fan.resume(&id).await;
     assert_eq!(fan.app.settled(&id).await["delivered"], json!(1));
-    assert_eq!(fan.state("pendo")["events_by_name"], json!({"Experiment Viewed": 1}));
+    assert_eq!(
+        fan.state("pendo")["events_by_name"],
+        json!({"Experiment Viewed": 1})
+    );
     fan.stop().await;
 }
 
@@ -221,15 +260,25 @@ async fn swapped_secrets_of_pendo_pause_both_halves_and_each_is_mended_by_itself
 async fn a_redirect_of_heap_pauses_and_is_no_delivery() {
     let fan = Fan::start().await;
     fan.policies(json!({"heap": {"eu_apps": ["11"], "wrong_region": "redirect"}}));
-    let id = fan.install("heap", json!({}), json!({"batch_wait_ms": 0})).await;
+    let id = fan
+        .install("heap", json!({}), json!({"batch_wait_ms": 0}))
+        .await;
     fan.post(&decisions(&users("u", 3), fan.now_ms())).await;
     let is_paused = |status: &Value| status["state"] == json!("paused");
     let status = fan.status_until(&id, is_paused).await;
     assert_eq!(status["reason"], json!("wrong_region"), "{status}");
     let row = fan.app.ledger(&id).await;
     assert_eq!((&row["delivered"], &row["pending"]), (&json!(0), &json!(3)));
-    assert_eq!(statuses(&fan.requests("/heap-us")).into_keys().collect::<Vec<_>>(), [302]);
-    assert!(fan.requests("/heap-eu").is_empty(), "a redirect is never followed");
+    assert_eq!(
+        statuses(&fan.requests("/heap-us"))
+            .into_keys()
+            .collect::<Vec<_>>(),
+        [302]
+    );
+    assert!(
+        fan.requests("/heap-eu").is_empty(),
+        "a redirect is never followed"
+    );
     fan.policies(json!({"heap": {"eu_apps": []}}));
     fan.resume(&id).await;
     assert_eq!(fan.app.settled(&id).await["delivered"], json!(3));

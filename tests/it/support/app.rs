@@ -100,9 +100,7 @@ impl TestApp {
             set(name, value);
         }
         let settings = Settings::load(&inputs).expect("valid settings");
-        let app = App::build(settings, clock)
-            .await
-            .expect("gateway builds");
+        let app = App::build(settings, clock).await.expect("gateway builds");
         let addresses = app.addresses();
         let soft = CancellationToken::new();
         let running = app.run(soft.clone(), CancellationToken::new());
@@ -216,7 +214,13 @@ impl TestApp {
     }
 
     /// Installs a vendor's variant; the install's whole answer. Fails the test when it is refused.
-    pub(crate) async fn install(&self, vendor: &str, variant: &str, config: Value, settings: Value) -> Value {
+    pub(crate) async fn install(
+        &self,
+        vendor: &str,
+        variant: &str,
+        config: Value,
+        settings: Value,
+    ) -> Value {
         let (status, reply) = self
             .admin("POST", &format!("integration-catalog/{vendor}/install"), Some(json!({
                 "name": format!("{vendor} {variant}"), "variant": variant, "delivery_mode": "server_side",
