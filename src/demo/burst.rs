@@ -24,7 +24,7 @@ pub(super) struct Decided {
 impl Visitor {
     /// Posts everything.
     pub(super) async fn burst(&self) -> anyhow::Result<Decided> {
-        println!("\nPosted");
+        say!("\nPosted");
         let batch = events()?;
         let reply = self.post("/v1/batch", &json!({"batch": batch})).await?;
         said("/v1/batch", &format!("{} events", batch.len()), &reply);
@@ -62,7 +62,7 @@ impl Visitor {
         } else {
             "off"
         };
-        println!("  {:<13} {user} gets {FLAG} = {variation}", "/v1/decide");
+        say!("  {:<13} {user} gets {FLAG} = {variation}", "/v1/decide");
         Ok(Decided {
             message_id,
             user,
@@ -123,13 +123,13 @@ fn decisions() -> Vec<Value> {
 /// The line of one post, and each event refused.
 fn said(path: &str, what: &str, reply: &Value) {
     let refused = reply["rejected"].as_array().map_or(&[][..], Vec::as_slice);
-    println!(
+    say!(
         "  {path:<13} {what}: {} accepted, {} rejected",
         reply["accepted"],
         refused.len()
     );
     for fault in refused {
-        println!(
+        say!(
             "  {:<13} #{} {}: {}",
             "",
             fault["index"],

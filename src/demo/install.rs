@@ -78,7 +78,7 @@ impl Visitor {
             let path = format!("integration-catalog/{vendor}/install");
             let reply = self.admin(Method::POST, &path, Some(body)).await?;
             for warning in reply["warnings"].as_array().into_iter().flatten() {
-                println!(
+                say!(
                     "{name} warns: {}",
                     warning["message"].as_str().unwrap_or_default()
                 );

@@ -3,6 +3,7 @@
 //! A stranger to the gateway: it installs by the admin API, posts by HTTP and reads the ledger, as a user would.
 //! `install` prepares the vendors and installs every one, `burst` posts, `report` says what became of it.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
@@ -13,6 +14,11 @@ use crate::clock::SharedClock;
 use crate::config::Settings;
 use crate::sandbox::Sandbox;
 use crate::secret::Secret;
+
+/// Prints a line of the report.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::demo::line(format_args!($($text)*)) };
+}
 
 mod burst;
 mod install;
@@ -80,6 +86,12 @@ pub async fn run(
     gateway.await??;
     sandbox_stop.cancel();
     Ok(good)
+}
+
+/// Whoever reads the report may have seen enough and be gone (`| head`): the demo goes on all the same.
+fn line(text: std::fmt::Arguments<'_>) {
+    let mut stdout = std::io::stdout().lock();
+    let _reader_gone = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
 }
 
 /// A data directory that goes when the demo ends.

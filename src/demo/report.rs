@@ -59,25 +59,25 @@ impl Visitor {
         integrations: &[Installed],
         decided: &Decided,
     ) -> anyhow::Result<bool> {
-        println!("\nReceived");
+        say!("\nReceived");
         let mut reached = true;
         for installed in integrations {
             let events = self.events(&installed.vendor).await?;
-            println!("  {:<NAME$} {events}", installed.name);
+            say!("  {:<NAME$} {events}", installed.name);
             let path = format!(
                 "values/{}?user={}&flag={FLAG}",
                 installed.vendor, decided.user
             );
             let shown = self.sandbox(Method::GET, &path, None).await?;
             let shown = plain(&shown["value"]);
-            println!("  {:<NAME$} {}: {FLAG} = {shown}", "", decided.user);
+            say!("  {:<NAME$} {}: {FLAG} = {shown}", "", decided.user);
             if shown != decided.variation {
-                println!("  {:<NAME$} THE DECISION DID NOT ARRIVE", "");
+                say!("  {:<NAME$} THE DECISION DID NOT ARRIVE", "");
                 reached = false;
             }
         }
         let breaches = self.sandbox(Method::GET, "breaches", None).await?;
-        println!("  limits of a vendor broken: {}", breaches["total"]);
+        say!("  limits of a vendor broken: {}", breaches["total"]);
         Ok(reached)
     }
 
@@ -108,11 +108,11 @@ impl Visitor {
         let story = self.whole_story(decided).await?;
         let event = &story["events"][0];
         let decision = &event["event"]["decision"];
-        println!(
+        say!(
             "\nThe story of the decision (GET /v1/admin/events/{})",
             decided.message_id
         );
-        println!(
+        say!(
             "  {}: {} = {}, by {} `{}` of datafile revision {}",
             decided.user,
             plain(&decision["flagKey"]),
@@ -148,7 +148,7 @@ impl Visitor {
             .filter(|chapter| chapter["outcome"] == json!("pending"))
             .find_map(|chapter| chapter["mapping"]["requests"][0]["detail"].as_str());
         if let Some(detail) = detail {
-            println!("  pending is `{HELD}`, until the datafile has its key: {detail}");
+            say!("  pending is `{HELD}`, until the datafile has its key: {detail}");
         }
         Ok(())
     }
@@ -182,28 +182,28 @@ impl Visitor {
             self.admin_token.expose(),
             self.admin
         );
-        println!(
+        say!(
             "\nThe gateway stays up at http://{}. Post events …",
             self.ingest
         );
-        println!(
+        say!(
             "  {post}/v1/track -d '{{\"event\":\"Order Completed\",\"userId\":\"user_9\",\"messageId\":\"mine-1\",\"properties\":{{\"total\":89.99,\"currency\":\"GBP\"}}}}'"
         );
-        println!(
+        say!(
             "  {post}/v1/decision -d '{{\"type\":\"flag\",\"userId\":\"user_9\",\"messageId\":\"mine-2\",\"decisionInfo\":{{\"flagKey\":\"{FLAG}\",\"enabled\":true,\"variationKey\":\"one_page\",\"ruleKey\":\"one_page_checkout_test\"}}}}'"
         );
-        println!(
+        say!(
             "  {post}/v1/decide -d '{{\"userId\":\"user_10\",\"keys\":[\"{FLAG}\"],\"messageId\":\"mine-3\"}}'"
         );
-        println!("… and read what became of them");
-        println!("  {read}/events/mine-2");
-        println!("  {read}/ledger");
-        println!("  {read}/assignments?user=user_9");
-        println!(
+        say!("… and read what became of them");
+        say!("  {read}/events/mine-2");
+        say!("  {read}/ledger");
+        say!("  {read}/assignments?user=user_9");
+        say!(
             "  curl http://{}/_sandbox/values/heap?user=user_9",
             self.sandbox
         );
-        println!(
+        say!(
             "The vendor sandbox is at http://{} (its log: /_sandbox/requests). Stop with Ctrl-C.",
             self.sandbox
         );
@@ -217,7 +217,7 @@ fn tell(name: &str, chapter: &Value, sandbox: std::net::SocketAddr) {
         .as_array()
         .map_or(&[][..], Vec::as_slice);
     if attempts.is_empty() {
-        println!("  {name:<NAME$} {outcome}: {}", plain(&chapter["detail"]));
+        say!("  {name:<NAME$} {outcome}: {}", plain(&chapter["detail"]));
     }
     // Newest first in the answer; told in the order they were made.
     for (i, own) in attempts.iter().rev().enumerate() {
@@ -231,7 +231,7 @@ fn tell(name: &str, chapter: &Value, sandbox: std::net::SocketAddr) {
             Some(count) if count > 1 => format!(", with {} others", count - 1),
             _ => String::new(),
         };
-        println!(
+        say!(
             "  {head:<NAME$} {} {place} -> {} {}{beside}",
             plain(&attempt["method"]),
             plain(&attempt["status"]),
@@ -241,7 +241,7 @@ fn tell(name: &str, chapter: &Value, sandbox: std::net::SocketAddr) {
             let mut item = item.clone();
             // Optimizely's list of what is known of the person is longer than what was decided.
             item.shift_remove("attributes");
-            println!(
+            say!(
                 "  {:<NAME$}   {}",
                 "",
                 cut(&Value::Object(item).to_string())
@@ -252,7 +252,7 @@ fn tell(name: &str, chapter: &Value, sandbox: std::net::SocketAddr) {
 
 /// Prints the ledger; true when it balances.
 fn books(integrations: &[Installed], ledger: &Value) -> bool {
-    println!("\nLedger: accepted = delivered + skipped + deduplicated + dead + pending");
+    say!("\nLedger: accepted = delivered + skipped + deduplicated + dead + pending");
     for installed in integrations {
         let Some(row) = rows(ledger)
             .iter()
@@ -272,10 +272,10 @@ fn books(integrations: &[Installed], ledger: &Value) -> bool {
             count("pending"),
             reasons(row)
         );
-        println!("{}", line.trim_end());
+        say!("{}", line.trim_end());
     }
     let balanced = ledger["balanced"] == json!(true);
-    println!(
+    say!(
         "  {}",
         if balanced {
             "the books balance"
