@@ -15,6 +15,7 @@ use crate::agent::Agents;
 use crate::assignments::{Assignments, Follower};
 use crate::clock::SharedClock;
 use crate::config::Settings;
+use crate::console::{self, Sampler};
 use crate::datafile::{Flags, Odp};
 use crate::delivery::{self, Delivery};
 use crate::delivery::{Handle, WebhookError};
@@ -53,6 +54,7 @@ pub struct App {
     addresses: Addresses,
     issued: Issued,
     services: Vec<(TcpListener, Router, ServeOptions)>,
+    sampling: (Arc<Sampler>, console::Sources),
     journal: Journal,
     agents: Agents,
     delivery: Delivery,
@@ -168,13 +170,27 @@ impl App {
             datafiles,
             segments: Some(Arc::new(QualifiedSegments(segments))),
         });
-        let admin = admin::router(admin::Parts {
-            registry,
+        let api = admin::router(admin::Parts {
+            registry: registry.clone(),
             journal: journal.clone(),
             delivery: Arc::new(delivery.handle()),
             logbook: logbook.clone(),
             assignments,
             clock: clock.clone(),
+        });
+        let sampler = Arc::new(Sampler::default());
+        let sampled = console::Sources {
+            journal: journal.clone(),
+            prometheus: prometheus.clone(),
+            clock: clock.clone(),
+        };
+        let admin = console::router(console::Parts {
+            api,
+            registry,
+            sampler: Arc::clone(&sampler),
+            settings: settings.effective.clone(),
+            clock: clock.clone(),
+            random: Random::system(),
         });
         let ops = ops::router(ops::Ops {
             prometheus,
@@ -214,6 +230,7 @@ impl App {
                 (admin_listener, admin, inner.clone()),
                 (metrics_listener, ops, inner),
             ],
+            sampling: (sampler, sampled),
             journal,
             agents,
             delivery,
@@ -245,6 +262,7 @@ impl App {
     pub async fn run(self, soft: CancellationToken, hard: CancellationToken) -> anyhow::Result<()> {
         let Self {
             services,
+            sampling: (sampler, sampled),
             journal,
             agents,
             delivery,
@@ -266,7 +284,9 @@ impl App {
             };
             served.push(tokio::spawn(net::serve(listener, router, options, stop)));
         }
+        let sampling = tokio::spawn(async move { sampler.run(sampled).await });
         soft.cancelled().await;
+        sampling.abort();
         tracing::info!(drain_s = drain.as_secs(), "draining");
         draining.store(true, Ordering::SeqCst);
         let stopping = async {

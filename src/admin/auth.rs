@@ -13,12 +13,18 @@ use utoipa::openapi::OpenApi;
 use super::Admin;
 use super::problem::Problem;
 use crate::registry::Role;
+use crate::registry::audit::Actor;
 
 /// Name of the document's extension that holds the least role of a call.
 pub(super) const EXTENSION: &str = "x-minimum-role";
 
 /// Least role by path and method.
 pub(super) type Roles = HashMap<(String, Method), Role>;
+
+/// Who calls, already established: the console puts it on the requests it makes for a signed-in person. A request from
+/// outside cannot carry one, because extensions do not travel over a connection.
+#[derive(Debug, Clone)]
+pub struct SignedIn(pub Actor);
 
 /// What the guard knows.
 #[derive(Clone)]
@@ -73,18 +79,25 @@ pub(super) async fn guard(
         return next.run(request).await;
     }
     let needed = known.unwrap_or(Role::Admin);
-    let Some(token) = bearer(&request) else {
+    let signed_in = request.extensions().get::<SignedIn>().cloned();
+    let token = bearer(&request);
+    if signed_in.is_none() && token.is_none() {
         return unauthorized(
             "missing_token",
             "send an admin token: `Authorization: Bearer adm_…`",
         );
-    };
+    }
     // A token revoked or made by another process counts from its next request on.
     if let Err(error) = guard.admin.registry().refresh().await {
         return Problem::from(error).into_response();
     }
     let now_ms = guard.admin.now_ms();
-    let Some(actor) = guard.admin.registry().picture().bearer(&token, now_ms) else {
+    let actor = match (signed_in, token) {
+        (Some(SignedIn(actor)), _) => Some(actor),
+        (None, Some(token)) => guard.admin.registry().picture().bearer(&token, now_ms),
+        (None, None) => None,
+    };
+    let Some(actor) = actor else {
         return unauthorized(
             "invalid_token",
             "the token is unknown, expired or revoked; `aqueduct token create` makes one",

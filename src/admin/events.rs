@@ -7,7 +7,6 @@ use serde_json::Value;
 use super::Admin;
 use super::deliveries::AttemptView;
 use super::extract::Params;
-use super::later::not_available_yet;
 use super::page::rfc3339;
 use super::problem::{Problem, ProblemBody};
 use super::story::{MappingView, Outcome, map, own_item};
@@ -82,16 +81,6 @@ pub(super) struct OwnAttempt {
 pub(super) struct StoryParams {
     /// Id of the source; all when left out.
     source: Option<String>,
-}
-
-/// The live debugger.
-#[utoipa::path(
-    get, path = "/events/live", tag = "events",
-    responses((status = 501, body = ProblemBody, content_type = "application/problem+json"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
-    extensions(("x-minimum-role" = json!("viewer")))
-)]
-pub(super) async fn live() -> Problem {
-    not_available_yet("the live debugger")
 }
 
 /// Tells an event's whole story.

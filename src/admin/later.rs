@@ -37,12 +37,10 @@ pub(super) async fn sync_run() -> Problem {
     not_available_yet("scheduled sync")
 }
 
-/// The console and the document's page.
+/// The document's page.
 pub(super) fn pages() -> Router {
-    Router::new()
-        .route("/", get(async || not_available_yet("the console")))
-        .route(
-            "/docs",
-            get(async || not_available_yet("the document's page (see /openapi.json)")),
-        )
+    Router::new().route(
+        "/docs",
+        get(async || not_available_yet("the document's page (see /openapi.json)")),
+    )
 }

@@ -15,6 +15,7 @@ mod extract;
 mod integrations;
 mod later;
 mod ledger;
+mod live;
 mod page;
 mod problem;
 mod rejected;
@@ -45,6 +46,7 @@ use crate::logbook::Logbook;
 use crate::registry::Registry;
 use problem::{PROBLEM_JSON, Problem};
 
+pub use auth::SignedIn;
 pub use services::DeliveryControl;
 
 /// Everything the API is made over.
@@ -66,7 +68,7 @@ pub struct Parts {
 
 /// The API's state. Cheap to clone.
 #[derive(Clone)]
-struct Admin(Arc<Parts>);
+struct Admin(Arc<Parts>, Arc<tokio::sync::Semaphore>);
 
 impl Admin {
     fn registry(&self) -> &Registry {
@@ -92,6 +94,11 @@ impl Admin {
     fn now_ms(&self) -> Millis {
         self.0.clock.now_ms()
     }
+
+    /// Room for live streams.
+    fn streams(&self) -> Arc<tokio::sync::Semaphore> {
+        Arc::clone(&self.1)
+    }
 }
 
 #[derive(utoipa::OpenApi)]
@@ -107,7 +114,10 @@ struct Document;
 
 /// The router for the admin listener.
 pub fn router(parts: Parts) -> Router {
-    let admin = Admin(Arc::new(parts));
+    let admin = Admin(
+        Arc::new(parts),
+        Arc::new(tokio::sync::Semaphore::new(live::STREAMS_MAX)),
+    );
     let (router, document) = calls().split_for_parts();
     let document = finished(document);
     let guard = auth::Guard {
@@ -159,6 +169,7 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(catalog::list))
         .routes(routes!(catalog::show))
         .routes(routes!(catalog::install))
+        .routes(routes!(catalog::test))
         .routes(routes!(integrations::list))
         .routes(routes!(
             integrations::show,
@@ -181,7 +192,8 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(sources::revoke_key))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
-        .routes(routes!(events::live))
+        .routes(routes!(live::recent))
+        .routes(routes!(live::live))
         .routes(routes!(events::story))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::show))

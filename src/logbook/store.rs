@@ -32,9 +32,14 @@ create table if not exists attempt(
   bytes integer not null, request_bytes integer not null, request_body blob, response_body blob);
 create index if not exists attempt_by_seq on attempt(last_seq, first_seq);
 create index if not exists attempt_by_integration on attempt(integration, id);
+create index if not exists attempt_by_verdict on attempt(verdict, id);
+create index if not exists attempt_by_both on attempt(integration, verdict, id);
+create index if not exists attempt_wide on attempt(last_seq, first_seq) where last_seq - first_seq > 8192;
 create table if not exists rejected(
   id integer primary key autoincrement, at_ms integer not null, source text not null, place integer not null,
   code text not null, message text not null, bytes integer not null, body blob not null);
+create index if not exists rejected_by_source on rejected(source, id);
+create index if not exists rejected_by_code on rejected(code, id);
 ";
 
 /// What the rows take. Each table has its own share, so that many attempts do not push out the rejections.

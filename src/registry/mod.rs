@@ -26,7 +26,7 @@ use std::sync::Arc;
 pub use agents::NewAgent;
 pub use control::{ChangeError, Given, OpenError, Registry};
 pub use draft::shipped_variants;
-pub use integrations::Changed;
+pub use integrations::{Changed, Rehearsal};
 pub use replays::ReplayRow;
 
 use crate::blueprint::{Blueprint, Config, Plan};
