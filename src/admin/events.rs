@@ -10,8 +10,6 @@ use super::extract::Params;
 use super::page::rfc3339;
 use super::problem::{Problem, ProblemBody};
 use super::story::{MappingView, Outcome, map, own_item};
-use crate::blueprint::ItemKeys;
-use crate::delivery::once_mark;
 use crate::event::Event;
 use crate::journal::{DeadFilter, DeadLetter, Entry, FeedStart, Parked};
 use crate::logbook::AttemptFilter;
@@ -277,6 +275,17 @@ async fn outcome(
     if !several && let Some(dead) = dead_letter(admin, &installed.id, entry).await? {
         return Ok(say("dead", Some(&dead.reason), dead.detail));
     }
+    let skip = admin.logbook().skip_of(&installed.id, seq).await;
+    if let Some((reason, at_ms)) = skip.map_err(super::deliveries::log_problem)? {
+        let detail = format!("{} ({})", why_skipped(&reason), rfc3339(at_ms));
+        return Ok(say("skipped", Some(&reason), detail));
+    }
+    // Those of such a request that were refused are dead.
+    let partial = attempts.iter().find(|own| own.attempt.verdict == "partial");
+    if let Some(own) = partial {
+        let detail = format!("the vendor took it at {}", own.attempt.at);
+        return Ok(say("delivered", None, detail));
+    }
     let unwanted_source = installed
         .sources
         .as_ref()
@@ -292,11 +301,6 @@ async fn outcome(
         let detail = format!("the blueprint, as it is now, sends nothing of it: {reason}");
         return Ok(say("skipped", Some(&reason), detail));
     }
-    if attempts.is_empty()
-        && let Some(outcome) = said_before(admin, installed, entry, event, mapping).await?
-    {
-        return Ok(outcome);
-    }
     Ok(say(
         "settled",
         None,
@@ -304,50 +308,15 @@ async fn outcome(
     ))
 }
 
-/// Whether nothing was sent because the vendor knew already, by what the journal remembers of what was sent.
-async fn said_before(
-    admin: &Admin,
-    installed: &Installed,
-    entry: &Entry,
-    event: &Event,
-    mapping: Option<&MappingView>,
-) -> Result<Option<Outcome>, Problem> {
-    let items: Vec<ItemKeys> = mapping.into_iter().flat_map(MappingView::keys).collect();
-    let keys: Vec<u128> = items
-        .iter()
-        .flat_map(|keys| [keys.newest, keys.once.map(|once| once_mark(once.key))])
-        .flatten()
-        .collect();
-    let marks = admin.journal().marks(&installed.id, &keys).await?;
-    let mark = |key: u128| marks.iter().find(|mark| mark.key == key);
-    let repeated = |keys: &ItemKeys| {
-        keys.once.is_some_and(|once| {
-            mark(once_mark(once.key))
-                .is_some_and(|mark| mark.value == once.value && mark.seq < entry.seq)
-        })
-    };
-    let older = |keys: &ItemKeys| {
-        keys.newest
-            .and_then(mark)
-            .is_some_and(|mark| (mark.at_ms, mark.seq) > (event.timestamp_ms, entry.seq))
-    };
-    let said = |reason: Option<&str>, detail: &str| Outcome {
-        outcome: "skipped",
-        reason: reason.map(str::to_owned),
-        detail: detail.to_owned(),
-    };
-    let (some_repeated, some_older) = (items.iter().any(repeated), items.iter().any(older));
-    Ok(match (some_repeated, some_older) {
-        (true, _) => Some(said(
-            Some("unchanged"),
-            "the vendor had been told the same a short time before",
-        )),
-        (false, true) => Some(said(
-            None,
-            "the vendor has been told something newer: this was older (`superseded`) or a repeat (`unchanged`)",
-        )),
-        (false, false) => None,
-    })
+/// The reason of a skip on the way, in a sentence.
+fn why_skipped(reason: &str) -> &'static str {
+    match reason {
+        "unchanged" => "it says what the vendor was told already, so it was not sent again",
+        "superseded" => "something newer was known when it would have been sent",
+        "stale" => "it was too old for the vendor when it would have been sent",
+        "missing" => "the vendor does not know whom it is about",
+        _ => "it was skipped on its way",
+    }
 }
 
 async fn parked(admin: &Admin, feed: &str, seq: u64) -> Result<Option<Parked>, Problem> {

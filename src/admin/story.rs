@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::blueprint::{
-    Config, ConfigValue, FieldTrace, ItemKeys, Mapping, Note, Part, PartResult, Plan, Tables,
+    Config, ConfigValue, FieldTrace, Mapping, Note, Part, PartResult, Plan, Tables,
 };
 use crate::clock::Millis;
 use crate::event::{Event, Kind, event_id};
@@ -43,10 +43,6 @@ pub(super) struct PartView {
     /// Fields left out, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<Note>,
-    /// What the item is known by; numbers for the journal, not for people.
-    #[serde(skip)]
-    #[schema(ignore)]
-    keys: ItemKeys,
 }
 
 /// A request; secrets masked.
@@ -105,15 +101,11 @@ impl MappingView {
 
     /// Has it a share in more than one request?
     pub(super) fn has_several(&self) -> bool {
-        self.keys().count() > 1
-    }
-
-    /// What each of its items is known by.
-    pub(super) fn keys(&self) -> impl Iterator<Item = ItemKeys> + '_ {
         self.requests
             .iter()
             .filter(|part| part.item.is_some())
-            .map(|part| part.keys)
+            .count()
+            > 1
     }
 
     /// Why the mapping as it is now sends nothing, if it does not.
@@ -151,11 +143,9 @@ fn part_view(
         sent_as: None,
         made_by,
         notes: part.notes,
-        keys: ItemKeys::default(),
     };
     match part.result {
-        PartResult::Item { json, keys, .. } => {
-            view.keys = keys;
+        PartResult::Item { json, .. } => {
             view.item = serde_json::from_slice(&json).ok();
             match plan.assemble(part.request, &[&json], tables) {
                 Ok(request) => {

@@ -37,7 +37,6 @@ pub(super) use buckets::Bucket;
 #[cfg(test)]
 pub(super) use buckets::Window;
 pub(super) use marks::Held;
-pub use marks::once_mark;
 pub(super) use options::FlowOptions;
 #[cfg(test)]
 pub(super) use options::Rules;
@@ -136,6 +135,8 @@ pub(super) struct Heard {
     pub answer: String,
     /// What a reader of replies has to say, for people.
     pub note: Option<String>,
+    /// Why to pause when everything is refused like this.
+    pub if_all: Option<&'static str>,
     /// What the vendor says is left of its rate limit.
     pub room: Option<Room>,
 }
@@ -168,6 +169,8 @@ struct Line {
 struct Door {
     gate: Gate,
     in_flight: usize,
+    /// Items refused one after the other, with nothing taken in between.
+    refused_in_row: u32,
 }
 
 /// The heart of a pipeline.
@@ -203,6 +206,7 @@ impl Flow {
         let door = || Door {
             gate: Gate::new(),
             in_flight: 0,
+            refused_in_row: 0,
         };
         Self {
             batcher: Batcher::new(limits),

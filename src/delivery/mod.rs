@@ -44,7 +44,6 @@ mod tests;
 mod tests_live;
 mod worker;
 
-pub use flow::once_mark;
 pub use handle::{Handle, Trial, TrialError, WebhookError};
 
 use status::{State, Status};

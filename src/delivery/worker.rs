@@ -23,7 +23,7 @@ use super::{Sender, combine, expiry, mapping};
 use crate::blueprint::Tables;
 use crate::clock::{Millis, SharedClock};
 use crate::journal::{Chunk, Feed, Journal, JournalError, Mark, Outcome, Parked, Seq};
-use crate::logbook::Logbook;
+use crate::logbook::{Logbook, Skipped};
 use crate::metrics;
 use crate::registry::Integration;
 use crate::vendor::http::{Answer, SendError};
@@ -546,12 +546,21 @@ impl Worker {
             self.parts.clock.clone(),
             self.feed(),
         );
+        let logbook = self.parts.logbook.clone();
         self.work.push(Box::pin(async move {
             let unparked = settle.unpark.clone();
             let marks = settle.marks.clone();
             let result = journal.settle(settle).await;
             if result.is_ok() {
                 count(&feed, &settled.delivered_at, clock.now_ms());
+                for (reason, seqs) in settled.skipped {
+                    logbook.skipped(Skipped {
+                        integration: feed.clone(),
+                        at_ms: clock.now_ms(),
+                        reason,
+                        seqs,
+                    });
+                }
             }
             Done::Settled {
                 result,

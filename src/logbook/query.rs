@@ -213,6 +213,27 @@ pub(super) fn rejections(
         .collect()
 }
 
+/// Why, and when, a record was skipped; the latest, when more than once.
+pub(super) fn skip_of(
+    connection: &Connection,
+    integration: &str,
+    seq: u64,
+) -> rusqlite::Result<Option<(String, Millis)>> {
+    let number = i64::try_from(seq).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare_cached(
+        "select reason, at_ms, seqs from skip where last_seq >= ?1 and first_seq <= ?1 and integration = ?2
+         order by id desc",
+    )?;
+    let mut rows = statement.query(rusqlite::params![number, integration])?;
+    while let Some(row) = rows.next()? {
+        let runs = store::unpack(&row.get::<_, Vec<u8>>(2)?);
+        if runs.iter().any(|run| (run.0..=run.1).contains(&seq)) {
+            return Ok(Some((row.get(0)?, row.get(1)?)));
+        }
+    }
+    Ok(None)
+}
+
 fn read_attempt(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
     let unsigned = |index| {
         row.get::<_, i64>(index)

@@ -18,12 +18,6 @@ const NEWEST_KEPT_MS: Millis = 30 * 24 * 3_600_000;
 /// Keeps keys of `once` apart from equal ones of `newest`.
 const ONCE: u128 = 0x6f6e_6365_6f6e_6365_6f6e_6365_6f6e_6365;
 
-/// The key under which the journal keeps what a `once` key said last.
-#[must_use]
-pub fn once_mark(key: u128) -> u128 {
-    key ^ ONCE
-}
-
 /// Order of events: by their own time, then by the order of acceptance.
 pub(super) type Age = (Millis, Seq);
 
@@ -45,6 +39,8 @@ struct Said {
     value: u128,
     at_ms: Millis,
     seq: Seq,
+    /// The newest event that said the same again.
+    again: Age,
     turn: u64,
 }
 
@@ -98,7 +94,7 @@ impl Marks {
         unknown.extend(keys.newest.filter(|key| !self.newest.contains_key(key)));
         unknown.extend(
             keys.once
-                .map(|once| once_mark(once.key))
+                .map(|once| once.key ^ ONCE)
                 .filter(|key| !self.once.contains_key(key)),
         );
     }
@@ -116,6 +112,7 @@ impl Marks {
                 value: mark.value,
                 at_ms: mark.at_ms,
                 seq: mark.seq,
+                again: age,
                 turn: 0,
             };
             once.sent.get_or_insert(said);
@@ -144,11 +141,13 @@ impl Marks {
             return Err("superseded");
         }
         if let Some(OnceKey { key, value }) = keys.once {
-            let once = self.once.entry(once_mark(key)).or_default();
-            if let Some(last) = once.last {
+            let once = self.once.entry(key ^ ONCE).or_default();
+            if let Some(last) = &mut once.last {
                 // The very event that left the mark, come back for another reason, is not its own repeat.
                 let within = last.at_ms.abs_diff(age.0) < lasts_ms.unsigned_abs();
                 if last.value == value && within && last.seq != age.1 {
+                    last.again = last.again.max(age);
+                    let last = *last;
                     let is_sent = once.sent.is_some_and(|sent| sent.turn == last.turn);
                     self.said_already(keys.newest, &last, is_sent, age, now_ms, marks);
                     return Err("unchanged");
@@ -156,15 +155,19 @@ impl Marks {
                 if age < (last.at_ms, last.seq) {
                     // It tells of the past: what was said last stays what it is.
                     keys.once = None;
+                } else if age < last.again {
+                    // After it the value said last was true again, and nobody will say so once more.
+                    return Err("superseded");
                 }
             }
         }
         if let Some(OnceKey { key, value }) = keys.once {
-            let once = self.once.entry(once_mark(key)).or_default();
+            let once = self.once.entry(key ^ ONCE).or_default();
             once.last = Some(Said {
                 value,
                 at_ms: age.0,
                 seq: age.1,
+                again: age,
                 turn: self.turn,
             });
             once.users += 1;
@@ -265,7 +268,7 @@ impl Marks {
             }
         }
         if let Some((once_key, once)) = held.keys.once.and_then(|once| {
-            let entry = self.once.get_mut(&once_mark(once.key))?;
+            let entry = self.once.get_mut(&(once.key ^ ONCE))?;
             Some((once, entry))
         }) {
             once.users = once.users.saturating_sub(1);
@@ -276,10 +279,11 @@ impl Marks {
                         value: once_key.value,
                         at_ms,
                         seq,
+                        again: held.age,
                         turn: held.turn,
                     });
                     let mark = Mark {
-                        key: once_mark(once_key.key),
+                        key: once_key.key ^ ONCE,
                         value: once_key.value,
                         at_ms,
                         seq,
@@ -408,6 +412,22 @@ mod tests {
             }
         }
         assert_eq!(sent, [10, 5, 11]);
+        // Said again at 20, which was no news; sent now, what was true in between would stand as the newest.
+        let mut come = |at: i64, value| {
+            marks
+                .enter(
+                    once(7, value),
+                    (at, at as Seq),
+                    60_000,
+                    0,
+                    &mut HashMap::new(),
+                )
+                .err()
+        };
+        assert_eq!(come(20, 2), Some("unchanged"));
+        assert_eq!(come(15, 3), Some("superseded"));
+        assert_eq!(come(9, 3), None, "history");
+        assert_eq!(come(21, 3), None);
         // Switched off, nothing is a repeat.
         let held = marks.enter(once(7, 2), (4, 4), 0, 0, &mut HashMap::new());
         assert!(held.is_ok());

@@ -243,10 +243,13 @@ fn heard_of(plan: &Plan, job: &Job, answer: &Answer) -> Heard {
             .iter()
             .map(|of| {
                 let first = of.first().and_then(|index| items.get(*index));
-                first.map_or(&[][..], |item| item.json.as_slice())
+                first.map_or(&[][..], |item| plan.bare(item.part, &item.json))
             })
             .collect(),
-        None => items.iter().map(|item| item.json.as_slice()).collect(),
+        None => items
+            .iter()
+            .map(|item| plan.bare(item.part, &item.json))
+            .collect(),
     };
     read::answer(
         plan,

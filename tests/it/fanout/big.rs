@@ -27,6 +27,10 @@ const BRISK: u32 = 40;
 /// How long everything may take to arrive.
 const LONGEST: Duration = Duration::from_secs(300);
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's settings, not the gateway's"
+)]
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| {
         text.parse()

@@ -139,10 +139,6 @@ impl Fan {
             .await;
     }
 
-    async fn no_faults(&self) {
-        self.app.sandbox("DELETE", "/_sandbox/faults", None).await;
-    }
-
     /// The requests whose path begins so, oldest first, as the vendor's log has them.
     fn requests(&self, path: &str) -> Vec<Value> {
         let page = self.app.vendors.requests(0, path, usize::MAX);
@@ -186,22 +182,28 @@ impl Fan {
         assert!(status < 300, "{reply}");
     }
 
-    /// What became of an event at an integration: its outcome and the reason.
+    /// What became of an event at an integration: its outcome and the reason. What the log says comes a moment later.
     async fn outcome(&self, message_id: &str, integration: &str) -> (String, String) {
-        let (status, story) = self
-            .app
-            .admin("GET", &format!("events/{message_id}"), None)
-            .await;
-        assert_eq!(status, 200, "{story}");
-        let rows = story["events"][0]["deliveries"]
-            .as_array()
-            .unwrap_or_else(|| panic!("{story}"));
-        let row = rows
-            .iter()
-            .find(|row| row["integration"] == json!(integration))
-            .unwrap_or_else(|| panic!("{story}"));
-        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        (text("outcome"), text("reason"))
+        let began = Instant::now();
+        loop {
+            let (status, story) = self
+                .app
+                .admin("GET", &format!("events/{message_id}"), None)
+                .await;
+            assert_eq!(status, 200, "{story}");
+            let rows = story["events"][0]["integrations"].as_array();
+            let row = rows
+                .into_iter()
+                .flatten()
+                .find(|row| row["integration"] == json!(integration))
+                .unwrap_or_else(|| panic!("{story}"));
+            let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+            if text("outcome") != "settled" {
+                return (text("outcome"), text("reason"));
+            }
+            assert!(began.elapsed() < PATIENCE, "nobody knows: {story}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// No vendor's limit was broken.

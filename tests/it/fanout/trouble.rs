@@ -284,3 +284,74 @@ async fn a_redirect_of_heap_pauses_and_is_no_delivery() {
     assert_eq!(fan.app.settled(&id).await["delivered"], json!(3));
     fan.stop().await;
 }
+
+/// Contract §3.5: when Heap refuses every single event, it is not the events.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heap_that_refuses_everything_pauses_before_it_buries_everything() {
+    let fan = Fan::start().await;
+    let refused = json!({"status": 400, "body": {}});
+    fan.faults(json!({"rules": [{"path": "/heap-us", "action": refused}]}))
+        .await;
+    let id = fan
+        .install("heap", json!({}), json!({"batch_wait_ms": 500}))
+        .await;
+    let people = users("u", 200);
+    fan.post(&decisions(&people, fan.now_ms())).await;
+    let reason = |status: &Value| {
+        let requests = status["requests"].as_array().cloned().unwrap_or_default();
+        requests
+            .iter()
+            .all(|row| row["reason"] == json!("bad_app_id_or_region"))
+    };
+    fan.status_until(&id, reason).await;
+    let row = fan.app.ledger(&id).await;
+    let dead = row["dead"].as_u64().expect("dead");
+    assert!(dead < 20, "{row}");
+    fan.app.sandbox("DELETE", "/_sandbox/faults", None).await;
+    fan.resume(&id).await;
+    fan.app.settled(&id).await;
+    let (status, reply) = fan
+        .app
+        .admin(
+            "POST",
+            "dead-letters/replay",
+            Some(json!({"integration": id})),
+        )
+        .await;
+    assert!(status < 300, "{reply}");
+    let row = fan
+        .app
+        .ledger_until(&id, |row| row["delivered"] == json!(200))
+        .await;
+    assert_eq!(row["dead"], json!(0), "{row}");
+    for user in &people {
+        assert_eq!(fan.value("heap", user, "checkout"), json!("on"), "{user}");
+    }
+    fan.stop().await;
+}
+
+/// Contract §2.8: a 202 with a smaller count is taken, and somebody can see it.
+#[tokio::test(flavor = "multi_thread")]
+async fn brevo_counting_fewer_than_were_sent_is_seen() {
+    let fan = Fan::start().await;
+    let people = users("u", 10);
+    fan.prepare(&people, &["checkout"]);
+    fan.policies(json!({"brevo": {"undercount": 2}}));
+    let id = fan
+        .install("brevo", json!({}), json!({"batch_wait_ms": 500}))
+        .await;
+    fan.post(&decisions(&people, fan.now_ms())).await;
+    assert_eq!(fan.app.settled(&id).await["delivered"], json!(10));
+    let status = fan.status(&id).await;
+    let error = status["last_error"].as_str().unwrap_or_default();
+    assert!(
+        error.contains("8 of 10") || error.contains("queued only"),
+        "{status}"
+    );
+    let metrics = metrics(&fan).await;
+    let counted = metrics
+        .lines()
+        .any(|line| line.starts_with("aqueduct_vendor_doubts_total") && line.contains(&id));
+    assert!(counted, "{metrics}");
+    fan.stop().await;
+}
