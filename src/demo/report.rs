@@ -204,6 +204,11 @@ impl Visitor {
             self.sandbox
         );
         say!(
+            "The console is at http://{}/ (sign in with {}).",
+            self.admin,
+            self.admin_token.expose()
+        );
+        say!(
             "The vendor sandbox is at http://{} (its log: /_sandbox/requests). Stop with Ctrl-C.",
             self.sandbox
         );
