@@ -26,9 +26,11 @@ lint:
 chaos:
 	$(CARGO) test --release --locked --test it fanout::big -- --nocapture
 
-# Load and durability figures, on a disk whose sync is real. ARGS="--only drain --quick".
+# Load and durability figures, on a disk whose sync is real (ARGS="--only drain --quick"), then what mapping, deciding
+# and the fan-out of a decision cost on one core.
 bench: tools
 	$(CARGO) bench --locked --bench load -- $(ARGS)
+	$(CARGO) bench --locked --bench mapping --bench decide --bench fanout
 
 bench-quick:
 	$(CARGO) bench --locked --bench load -- --quick $(ARGS)

@@ -10,6 +10,7 @@
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod crew;
 pub mod lifecycle;
 pub mod metrics;
 pub mod net;

@@ -21,7 +21,7 @@ pub(super) struct AttemptView {
     id: String,
     integration: String,
     /// Name of the request in the blueprint.
-    request: String,
+    pub(super) request: String,
     pub(super) at: String,
     took_ms: u32,
     /// 1 for the first.

@@ -191,7 +191,12 @@ async fn chapter(
             item: view
                 .request_body
                 .as_ref()
-                .and_then(|body| own_item(body, &event.event_id.to_string()))
+                .and_then(|body| {
+                    let mapped = mapping
+                        .as_ref()
+                        .and_then(|mapping| mapping.item(&view.request));
+                    own_item(body, &event.event_id.to_string(), mapped)
+                })
                 .cloned(),
             attempt: view,
         });
@@ -252,6 +257,11 @@ async fn outcome(
         );
         return Ok(say("pending", Some(&parked.reason), detail));
     }
+    // Of an event in several requests: dead if any of them is, else delivered if any is.
+    let several = mapping.is_some_and(MappingView::has_several);
+    if several && let Some(dead) = dead_letter(admin, &installed.id, entry).await? {
+        return Ok(say("dead", Some(&dead.reason), dead.detail));
+    }
     let delivered = attempts
         .iter()
         .find(|own| own.attempt.verdict == "delivered");
@@ -262,7 +272,7 @@ async fn outcome(
             format!("the vendor took it at {}", own.attempt.at),
         ));
     }
-    if let Some(dead) = dead_letter(admin, &installed.id, entry).await? {
+    if !several && let Some(dead) = dead_letter(admin, &installed.id, entry).await? {
         return Ok(say("dead", Some(&dead.reason), dead.detail));
     }
     let skip = admin.logbook().skip_of(&installed.id, seq).await;

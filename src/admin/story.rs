@@ -90,6 +90,24 @@ pub(super) fn map(plan: &Plan, config: &Config, event: &Event, tables: &Tables) 
 }
 
 impl MappingView {
+    /// The event's own item of a request.
+    pub(super) fn item(&self, request: &str) -> Option<&Value> {
+        self.requests
+            .iter()
+            .find(|part| part.request == request)?
+            .item
+            .as_ref()
+    }
+
+    /// Has it a share in more than one request?
+    pub(super) fn has_several(&self) -> bool {
+        self.requests
+            .iter()
+            .filter(|part| part.item.is_some())
+            .count()
+            > 1
+    }
+
     /// Why the mapping as it is now sends nothing, if it does not.
     pub(super) fn skip_reason(&self) -> Option<String> {
         if let Some(reason) = &self.skipped {
@@ -97,9 +115,10 @@ impl MappingView {
         }
         let all_skipped = self.requests.iter().all(|part| part.result == "skipped");
         all_skipped.then(|| {
-            self.requests
-                .iter()
-                .find_map(|part| part.reason.clone())
+            let reasons = || self.requests.iter().filter_map(|part| part.reason.clone());
+            reasons()
+                .find(|reason| reason != "filtered")
+                .or_else(|| reasons().next())
                 .unwrap_or_else(|| "unmapped".to_owned())
         })
     }
@@ -196,9 +215,13 @@ pub(super) fn shown(config: &Config, body: &[u8]) -> Value {
     serde_json::from_str(&text).unwrap_or(Value::String(text))
 }
 
-/// The part of a request body that is one event's own: the outermost row of a list that holds its id, or the whole
-/// body when no list does.
-pub(super) fn own_item<'a>(body: &'a Value, event_id: &str) -> Option<&'a Value> {
+/// The part of a request body that is one event's own: the outermost row of a list that holds its id or, where vendors
+/// are not told ids, what the event maps to; the whole body when no list does.
+pub(super) fn own_item<'a>(
+    body: &'a Value,
+    event_id: &str,
+    mapped: Option<&Value>,
+) -> Option<&'a Value> {
     fn holds(value: &Value, id: &str) -> bool {
         match value {
             Value::String(text) => text == id,
@@ -207,14 +230,34 @@ pub(super) fn own_item<'a>(body: &'a Value, event_id: &str) -> Option<&'a Value>
             _ => false,
         }
     }
-    fn row<'a>(value: &'a Value, id: &str) -> Option<&'a Value> {
-        match value {
-            Value::Array(rows) => rows.iter().find(|row| holds(row, id)),
-            Value::Object(fields) => fields.values().find_map(|field| row(field, id)),
-            _ => None,
-        }
+    let own = |value: &Value| holds(value, event_id);
+    let same = |value: &Value| mapped.is_some_and(|mapped| covers(value, mapped));
+    // An item that came late goes without what would put an old value back.
+    let less = |value: &Value| mapped.is_some_and(|mapped| covers(mapped, value));
+    row(body, &own)
+        .or_else(|| own(body).then_some(body))
+        .or_else(|| row(body, &same))
+        .or_else(|| same(body).then_some(body))
+        .or_else(|| row(body, &less))
+}
+
+/// The outermost row of a list that is `wanted`.
+fn row<'a>(value: &'a Value, wanted: &dyn Fn(&Value) -> bool) -> Option<&'a Value> {
+    match value {
+        Value::Array(rows) => rows.iter().find(|row| wanted(row)),
+        Value::Object(fields) => fields.values().find_map(|field| row(field, wanted)),
+        _ => None,
     }
-    row(body, event_id).or_else(|| holds(body, event_id).then_some(body))
+}
+
+/// Does a row say all that an item says? It may say more: items of one person are sent as one.
+fn covers(row: &Value, item: &Value) -> bool {
+    match (row, item) {
+        (Value::Object(row), Value::Object(item)) => item
+            .iter()
+            .all(|(key, value)| row.get(key).is_some_and(|own| covers(own, value))),
+        _ => row == item,
+    }
 }
 
 /// An event as an app would post it, made whole: what ingest fills in is filled in.
@@ -295,10 +338,25 @@ mod tests {
             { "visitor_id": "a", "snapshots": [{ "events": [{ "uuid": "e-1" }] }] },
             { "visitor_id": "b", "snapshots": [{ "events": [{ "uuid": "e-2" }] }] },
         ]});
-        assert_eq!(own_item(&body, "e-2").unwrap()["visitor_id"], "b");
-        assert_eq!(own_item(&body, "e-3"), None);
+        assert_eq!(own_item(&body, "e-2", None).unwrap()["visitor_id"], "b");
+        assert_eq!(own_item(&body, "e-3", None), None);
         let alone = json!({ "id": "e-1" });
-        assert_eq!(own_item(&alone, "e-1"), Some(&alone));
+        assert_eq!(own_item(&alone, "e-1", None), Some(&alone));
+    }
+
+    #[test]
+    fn without_ids_an_events_own_item_is_the_row_that_says_what_it_maps_to() {
+        let body = json!([
+            { "visitorId": "a", "values": { "flag": "on" } },
+            { "visitorId": "b", "values": { "other": "on", "flag": "off" } },
+        ]);
+        let mapped = json!({ "visitorId": "b", "values": { "flag": "off" } });
+        assert_eq!(own_item(&body, "e-1", Some(&mapped)), Some(&body[1]));
+        let later = json!({ "visitorId": "b", "values": { "flag": "on" } });
+        assert_eq!(own_item(&body, "e-1", Some(&later)), None);
+        assert_eq!(own_item(&mapped, "e-1", Some(&mapped)), Some(&mapped));
+        let whole = json!({ "visitorId": "a", "values": { "flag": "on" }, "late": 1 });
+        assert_eq!(own_item(&body, "e-1", Some(&whole)), Some(&body[0]));
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Cli {
                 )
             }),
             Command::Openapi => {
-                println!("{}", crate::admin::openapi());
+                say(&crate::admin::openapi());
                 ExitCode::SUCCESS
             }
             Command::Healthcheck => {
@@ -210,6 +210,12 @@ fn passed(all_well: bool) -> ExitCode {
 
 /// Prints what a command says.
 fn shown(output: blueprint::Output) -> ExitCode {
-    println!("{}", output.text.trim_end());
+    say(output.text.trim_end());
     passed(output.success)
+}
+
+/// Prints a text. Whoever read it may have seen enough and be gone (`| head`): that is no fault of ours.
+fn say(text: &str) {
+    let _reader_gone =
+        std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!("{text}\n"));
 }

@@ -79,7 +79,7 @@ pub(super) async fn sandbox(listen: SocketAddr) -> anyhow::Result<ExitCode> {
     let sandbox = Sandbox::bind(listen)
         .await
         .with_context(|| format!("cannot listen on {listen}"))?;
-    println!("{}", sandbox.ready_line());
+    super::say(&sandbox.ready_line());
     sandbox.run(soft.cancelled_owned()).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -22,6 +22,7 @@ use super::status::Status;
 use super::{Sender, combine, expiry, mapping};
 use crate::blueprint::Tables;
 use crate::clock::{Millis, SharedClock};
+use crate::crew::Crew;
 use crate::journal::{Chunk, Feed, Journal, JournalError, Mark, Outcome, Parked, Seq};
 use crate::logbook::{Logbook, Skipped};
 use crate::metrics;
@@ -62,6 +63,15 @@ const RELIEVE_EVERY_MS: Millis = 250;
 
 /// The rates of an integration's requests, handed from one worker to the next.
 pub(super) type Rates = Arc<Mutex<Vec<(String, Bucket)>>>;
+
+/// Threads that map, for all pipelines: as many as there are processors.
+fn mappers() -> &'static Crew {
+    static MAPPERS: OnceLock<Crew> = OnceLock::new();
+    MAPPERS.get_or_init(|| {
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        Crew::start("mapping", processors)
+    })
+}
 
 /// What a worker is made of.
 pub(super) struct Parts {
@@ -431,9 +441,8 @@ impl Worker {
             arrivals: None,
         });
         // JSON for hundreds of events takes milliseconds: off the threads that serve sockets.
-        let task = tokio::task::spawn_blocking(map);
         self.work.push(Box::pin(async move {
-            let arrivals = task.await.ok();
+            let arrivals = mappers().run(map).await.ok();
             Done::Mapped { ticket, arrivals }
         }));
     }

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::{Millis, SharedClock};
+use crate::crew::{Crew, GivenUp};
 use committer::{Books, Command, Committer, Shared};
 use feed::FeedState;
 use store::{Block, Change, Reader, StoreError};
@@ -57,6 +58,9 @@ struct Handle {
     /// For reading blocks, and for everything else: looking at dead letters must not hold up deliveries.
     blocks: Arc<Mutex<Box<dyn Reader>>>,
     queries: Arc<Mutex<Box<dyn Reader>>>,
+    /// One thread for each.
+    block_reader: Crew,
+    asker: Crew,
 }
 
 impl std::fmt::Debug for Handle {
@@ -113,6 +117,8 @@ impl Journal {
             clock: Arc::clone(&clock),
             blocks: Arc::new(Mutex::new(store.reader()?)),
             queries: Arc::new(Mutex::new(store.reader()?)),
+            block_reader: Crew::start("journal-read", 1),
+            asker: Crew::start("journal-ask", 1),
         };
         let committer = Committer::new(store, Arc::clone(&handle.shared), clock, dedup);
         std::thread::Builder::new()
@@ -167,14 +173,14 @@ impl Journal {
         }
         let shared = Arc::clone(&self.handle.shared);
         let blocks = Arc::clone(&self.handle.blocks);
-        let (chunk, damaged) = blocking(move || {
+        let reading = self.handle.block_reader.run(move || {
             let mut damaged = Vec::new();
             let chunk = reader::from_store(&shared, &blocks, from, bytes_max, &mut |block| {
                 damaged.push(block);
             });
             (chunk, damaged)
-        })
-        .await?;
+        });
+        let (chunk, damaged) = reading.await.map_err(given_up)?;
         for block in damaged {
             self.set_aside(block).await;
         }
@@ -573,14 +579,15 @@ impl Journal {
         work: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, JournalError> {
         let reader = Arc::clone(&self.handle.queries);
-        Ok(blocking(move || work(reader.lock().as_mut())).await??)
+        Ok(self
+            .handle
+            .asker
+            .run(move || work(reader.lock().as_mut()))
+            .await
+            .map_err(given_up)??)
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, JournalError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| JournalError::Store(error.to_string().into()))
+fn given_up(error: GivenUp) -> JournalError {
+    JournalError::Store(error.to_string().into())
 }

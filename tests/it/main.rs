@@ -13,3 +13,4 @@ mod ingest;
 mod power_loss;
 mod process;
 mod sdk;
+mod vendors;

@@ -116,13 +116,15 @@ pub(super) fn dead(reason: &str, detail: String) -> Fate {
     }
 }
 
-/// One outcome per event: dead if any part is, else delivered if any part is, else skipped.
+/// One outcome per event: dead if any part is, else delivered if any part is, else skipped. A request whose `when` says
+/// no tells less of why than any other reason.
 pub(super) fn merge(fate: &mut Option<Fate>, other: Fate) {
     fn rank(fate: &Fate) -> u8 {
         match fate {
-            Fate::Skipped(_) => 0,
-            Fate::Delivered => 1,
-            Fate::Dead { .. } => 2,
+            Fate::Skipped(reason) if reason == "filtered" => 0,
+            Fate::Skipped(_) => 1,
+            Fate::Delivered => 2,
+            Fate::Dead { .. } => 3,
         }
     }
     if fate.as_ref().is_none_or(|known| rank(&other) > rank(known)) {
@@ -189,6 +191,26 @@ impl Slots {
         match origin {
             Origin::Fresh => &mut self.fresh,
             Origin::Parked { .. } => &mut self.parked,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fate, merge};
+
+    #[test]
+    fn a_skip_with_a_reason_is_not_hidden_by_a_request_that_was_not_for_the_event() {
+        let skipped = |reason: &str| Fate::Skipped(reason.to_owned());
+        for parts in [["filtered", "unchanged"], ["unchanged", "filtered"]] {
+            let mut fate = None;
+            for part in parts {
+                merge(&mut fate, skipped(part));
+            }
+            assert!(matches!(&fate, Some(Fate::Skipped(reason)) if reason == "unchanged"));
+            merge(&mut fate, Fate::Delivered);
+            merge(&mut fate, skipped("unchanged"));
+            assert!(matches!(fate, Some(Fate::Delivered)));
         }
     }
 }
