@@ -2,6 +2,7 @@
 
 mod support;
 
+mod canaries;
 mod dashboards;
 mod decide;
 mod decisions;
@@ -9,4 +10,5 @@ mod delivery;
 mod ingest;
 mod power_loss;
 mod process;
+mod schemathesis;
 mod sdk;
