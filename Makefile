@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: run test test-rust test-sdk lint chaos bench bench-quick fuzz image tools
+.PHONY: run test test-rust test-sdk schemathesis lint chaos bench bench-quick fuzz image tools
 
 CARGO ?= cargo
 CACHE := tests/.cache
@@ -15,7 +15,14 @@ run:
 # The SDKs are installed first: the Rust tests drive them too, and fail when they are missing.
 test: tools lint
 	tests/sdk/install.sh
+	tests/schemathesis/install.sh
 	$(CARGO) test --locked
+
+# Ten minutes of schemathesis over the OpenAPI document (`make test` runs one).
+SCHEMATHESIS_SECONDS ?= 600
+schemathesis: tools
+	tests/schemathesis/install.sh
+	SCHEMATHESIS_SECONDS=$(SCHEMATHESIS_SECONDS) $(CARGO) test --locked --test it schemathesis -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

@@ -115,7 +115,7 @@ impl DeadLetterView {
 #[utoipa::path(
     get, path = "/dead-letters", tag = "dead letters",
     params(DeadParams),
-    responses((status = 200, body = Page<DeadLetterView>), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<DeadLetterView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(

@@ -112,7 +112,7 @@ fn config_of(admin: &Admin, integration: &str) -> Config {
 #[utoipa::path(
     get, path = "/deliveries", tag = "events",
     params(AttemptParams),
-    responses((status = 200, body = Page<AttemptView>), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<AttemptView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn list(

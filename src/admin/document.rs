@@ -54,7 +54,7 @@ fn complete_call(method: &str, path: &str, call: &mut Map<String, Value>, exampl
     let mut statuses = if guarded {
         shared_errors(call)
     } else {
-        vec![500]
+        Vec::new()
     };
     if let Some(Value::Object(media)) = call
         .get_mut("requestBody")

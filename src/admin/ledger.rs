@@ -47,7 +47,7 @@ pub(super) struct BooksRow {
 #[utoipa::path(
     get, path = "/ledger", tag = "events",
     params(Paging),
-    responses((status = 200, body = Books), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = Books), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(

@@ -67,7 +67,7 @@ impl ReplayView {
 #[utoipa::path(
     get, path = "/replays/{id}", tag = "dead letters",
     params(("id" = String, Path, description = "`rep_…`")),
-    responses((status = 200, body = ReplayView), (status = 503), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = ReplayView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn show(

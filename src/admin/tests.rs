@@ -35,9 +35,10 @@ mod alerts;
 mod document;
 mod install;
 mod limits;
+mod statuses;
 
 const ADMIN: &str = "adm_token_of_the_tests";
-const RATE: u32 = 2_000;
+const RATE: u32 = 1_000;
 const SDK_KEY: &str = "sdkkey_4711_verysecret";
 
 /// Answers every fetch with what the test put there.
@@ -87,6 +88,7 @@ impl DeliveryControl for Idle {
         let event = event.map(str::to_owned);
         Box::pin(async move {
             match event.as_deref() {
+                Some("unknown") => Err(TrialError::Unknown),
                 Some("impossible") => Err(TrialError::NoTables("not read yet".to_owned())),
                 _ => Ok(Vec::new()),
             }

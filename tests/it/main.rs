@@ -3,6 +3,7 @@
 mod support;
 
 mod alerts;
+mod canaries;
 mod dashboards;
 mod decide;
 mod decisions;
@@ -12,5 +13,6 @@ mod fanout;
 mod ingest;
 mod power_loss;
 mod process;
+mod schemathesis;
 mod sdk;
 mod vendors;

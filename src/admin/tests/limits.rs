@@ -142,6 +142,19 @@ async fn a_refused_request_leaves_its_key_free_and_a_bad_key_is_refused() {
     );
 }
 
+/// A token that has made all its calls.
+pub(super) async fn exhausted(api: &Api) -> String {
+    let token = api
+        .registry
+        .create_token(&Actor::cli(), "busy", Role::Admin, None)
+        .await
+        .unwrap();
+    for _ in 0..RATE {
+        api.as_token(token.expose(), "GET", "ledger", None).await;
+    }
+    token.expose().to_owned()
+}
+
 #[tokio::test]
 async fn a_token_has_so_many_calls_a_minute() {
     let api = Api::new();

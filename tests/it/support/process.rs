@@ -52,17 +52,17 @@ impl Process {
         stdout.read_line(&mut line).expect("stdout");
         let Ok(ready) = serde_json::from_str::<Value>(&line) else {
             let mut said = String::new();
-            let _closed = child
-                .stderr
-                .take()
-                .expect("piped")
-                .read_to_string(&mut said);
+            if let Some(mut stderr) = child.stderr.take() {
+                let _closed = stderr.read_to_string(&mut said);
+            }
             panic!("no ready line but {line:?}; stderr: {said}");
         };
         // Pipes nobody reads would fill up and stop the process.
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
-        let mut stderr = child.stderr.take().expect("piped");
-        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        // None when the test has it written to a file.
+        if let Some(mut stderr) = child.stderr.take() {
+            std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        }
         let address = |name: &str| {
             ready["listening"][name]
                 .as_str()
