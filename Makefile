@@ -16,7 +16,9 @@ run:
 test: tools lint
 	tests/sdk/install.sh
 	tests/schemathesis/install.sh
+	tests/browser/install.sh
 	$(CARGO) test --locked
+	AQUEDUCT_BIN=target/debug/aqueduct node $(CACHE)/browser/console.mjs
 
 # Ten minutes of schemathesis over the OpenAPI document (`make test` runs one).
 SCHEMATHESIS_SECONDS ?= 600
@@ -55,13 +57,15 @@ fuzz:
 image:
 	docker build -t aqueduct:dev .
 
-# What the tests need besides a Rust toolchain: a C compiler for SQLite, Node ≥ 20 and Python ≥ 3.9 for the SDKs.
+# What the tests need besides a Rust toolchain: a C compiler for SQLite, Node ≥ 20 and Python ≥ 3.9 for the SDKs,
+# Chromium for the console.
 tools:
 	@missing=()
 	command -v cc >/dev/null || missing+=(build-essential)
 	command -v node >/dev/null || missing+=(nodejs)
 	command -v npm >/dev/null || missing+=(npm)
 	command -v curl >/dev/null || missing+=(curl)
+	command -v chromium >/dev/null || missing+=(chromium)
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
 	if [ "$${#missing[@]}" -gt 0 ]; then
 	  sudo=(); [ "$$(id -u)" = 0 ] || sudo=(sudo)
