@@ -1,8 +1,8 @@
-# run: the demo · test: everything that must be green · bench: the figures of the README · lint · fuzz · image
+# run: the demo · test: everything that must be green · chaos: vendors that fail · bench: the figures of the README · lint · fuzz · image
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: run test test-rust test-sdk schemathesis lint bench bench-quick fuzz image tools
+.PHONY: run test test-rust test-sdk schemathesis lint chaos bench bench-quick fuzz image tools
 
 CARGO ?= cargo
 CACHE := tests/.cache
@@ -28,6 +28,10 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	if command -v cargo-deny >/dev/null; then $(CARGO) deny check licenses bans sources; else echo "note: cargo-deny is not installed, deny.toml was not checked"; fi
+
+# Ten thousand decisions to five vendors that fail in every way; AQUEDUCT_CHAOS_SEED=n takes another course.
+chaos:
+	$(CARGO) test --release --locked --test it fanout::big -- --nocapture
 
 # Load and durability figures, on a disk whose sync is real. ARGS="--only drain --quick".
 bench: tools

@@ -12,9 +12,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agents;
+use crate::alerts::{self, Alerts};
 use crate::assignments::{Assignments, Follower};
 use crate::clock::SharedClock;
 use crate::config::Settings;
+use crate::console::{self, Sampler};
 use crate::datafile::{Flags, Odp};
 use crate::delivery::{self, Delivery};
 use crate::delivery::{Handle, WebhookError};
@@ -53,8 +55,10 @@ pub struct App {
     addresses: Addresses,
     issued: Issued,
     services: Vec<(TcpListener, Router, ServeOptions)>,
+    sampling: (Arc<Sampler>, console::Sources),
     journal: Journal,
     agents: Agents,
+    alerts: Alerts,
     delivery: Delivery,
     delivery_runtime: DeliveryRuntime,
     logbook: Logbook,
@@ -143,6 +147,19 @@ impl App {
             },
         );
         let follower = Follower::start(assignments.clone(), journal.clone());
+        let alert_handle = alerts::Handle::new(registry.clone(), clock.clone(), Random::system());
+        let alerts = Alerts::start(
+            &alert_handle,
+            alerts::Parts {
+                registry: registry.clone(),
+                journal: journal.clone(),
+                pipelines: Arc::new(delivery.handle()),
+                client: client.clone(),
+                clock: clock.clone(),
+                random: Random::system(),
+            },
+            alerts::EVERY,
+        );
         drop(delivery_context);
         let rules: SharedRules = Arc::new(Flags::new(datafiles.clone()));
         let agents = Agents::start(agent::Parts {
@@ -168,14 +185,29 @@ impl App {
             datafiles,
             segments: Some(Arc::new(QualifiedSegments(segments))),
         });
-        let admin = admin::router(admin::Parts {
-            registry,
+        let api = admin::router(admin::Parts {
+            registry: registry.clone(),
             journal: journal.clone(),
             delivery: Arc::new(delivery.handle()),
             logbook: logbook.clone(),
             assignments,
+            alerts: alert_handle,
             clock: clock.clone(),
             calls_a_minute: settings.admin_rate,
+        });
+        let sampler = Arc::new(Sampler::default());
+        let sampled = console::Sources {
+            journal: journal.clone(),
+            prometheus: prometheus.clone(),
+            clock: clock.clone(),
+        };
+        let admin = console::router(console::Parts {
+            api,
+            registry,
+            sampler: Arc::clone(&sampler),
+            settings: settings.effective.clone(),
+            clock: clock.clone(),
+            random: Random::system(),
         });
         let ops = ops::router(ops::Ops {
             prometheus,
@@ -215,8 +247,10 @@ impl App {
                 (admin_listener, admin, inner.clone()),
                 (metrics_listener, ops, inner),
             ],
+            sampling: (sampler, sampled),
             journal,
             agents,
+            alerts,
             delivery,
             delivery_runtime,
             logbook,
@@ -246,8 +280,10 @@ impl App {
     pub async fn run(self, soft: CancellationToken, hard: CancellationToken) -> anyhow::Result<()> {
         let Self {
             services,
+            sampling: (sampler, sampled),
             journal,
             agents,
+            alerts,
             delivery,
             delivery_runtime,
             logbook,
@@ -267,7 +303,9 @@ impl App {
             };
             served.push(tokio::spawn(net::serve(listener, router, options, stop)));
         }
+        let sampling = tokio::spawn(async move { sampler.run(sampled).await });
         soft.cancelled().await;
+        sampling.abort();
         tracing::info!(drain_s = drain.as_secs(), "draining");
         draining.store(true, Ordering::SeqCst);
         let stopping = async {
@@ -276,6 +314,7 @@ impl App {
                 ingest.await?;
             }
             agents.stop().await;
+            alerts.stop().await;
             delivery.stop(drain).await;
             late.cancel();
             for other in served {

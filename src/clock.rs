@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Millis = i64;
@@ -13,6 +13,11 @@ pub type Millis = i64;
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Wall-clock time in Unix milliseconds.
     fn now_ms(&self) -> Millis;
+
+    /// How long a timer has to wait for this clock to move on by `span`: less than `span` by a clock that runs fast.
+    fn timer(&self, span: Duration) -> Duration {
+        span
+    }
 }
 
 /// A clock that can be shared between tasks.

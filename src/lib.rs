@@ -5,7 +5,7 @@
 //! storage. [`delivery`] reads the journal with one cursor per integration, maps each event through the
 //! integration's [`blueprint`], cuts batches and sends them through [`vendor`]; every event ends in one
 //! named outcome, settled in the journal. [`registry`] knows what is installed, [`admin`] is the
-//! management API over it, [`logbook`] keeps the bounded logs people look at, and [`app`] wires all.
+//! management API over it and [`console`] its pages, [`logbook`] keeps the bounded logs people look at, and [`app`] wires all.
 
 pub mod app;
 pub mod clock;
@@ -18,8 +18,10 @@ pub mod telemetry;
 
 pub mod admin;
 pub mod agent;
+pub mod alerts;
 pub mod assignments;
 pub mod blueprint;
+pub mod console;
 pub mod datafile;
 pub mod delivery;
 pub mod event;

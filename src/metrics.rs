@@ -51,6 +51,10 @@ pub fn describe() {
         "aqueduct_vendor_requests_total",
         "Requests made at vendors, by status or kind of failure"
     );
+    describe_counter!(
+        "aqueduct_vendor_doubts_total",
+        "Requests a vendor took while saying that not all of it counts"
+    );
     describe_histogram!(
         "aqueduct_vendor_request_seconds",
         "Time of one request at a vendor"
@@ -105,6 +109,26 @@ pub fn describe() {
     describe_counter!(
         "aqueduct_agent_stream_connects_total",
         "Attempts to open an Agent's event stream, by result"
+    );
+    describe_gauge!(
+        "aqueduct_alerts_firing",
+        "Alerts open by the usual thresholds, by rule"
+    );
+    describe_counter!(
+        "aqueduct_alert_notices_total",
+        "Attempts to send an alert notice, by endpoint and result"
+    );
+    describe_gauge!(
+        "aqueduct_request_waiting_events",
+        "Events in memory that wait for a request of a blueprint that makes several"
+    );
+    describe_gauge!(
+        "aqueduct_request_in_flight",
+        "Requests under way, for a request of a blueprint that makes several"
+    );
+    describe_gauge!(
+        "aqueduct_request_paused",
+        "1 while a request of a blueprint that makes several is paused"
     );
     describe_counter!(
         "aqueduct_logbook_dropped_total",
@@ -170,6 +194,11 @@ pub fn oldest_pending_seconds(integration: &str) -> Gauge {
 /// Requests made at a vendor. `status`: the number, or a kind of failure (`timeout`, `connect`, `dns`, `tls`, `blocked`, `reset`).
 pub fn vendor_requests(integration: &str, request: &str, status: &str) -> Counter {
     counter!("aqueduct_vendor_requests_total", "integration" => integration.to_owned(), "request" => request.to_owned(), "status" => status.to_owned())
+}
+
+/// Requests a vendor took while saying, in some way, that not all of it counts (Brevo's 202 with a smaller count).
+pub fn vendor_doubts(integration: &str, request: &str) -> Counter {
+    counter!("aqueduct_vendor_doubts_total", "integration" => integration.to_owned(), "request" => request.to_owned())
 }
 
 /// Time of one request at a vendor, in seconds.
@@ -250,6 +279,31 @@ pub fn agent_stream_gap_ms(source: &str) -> Counter {
 /// Attempts to open an Agent's stream: `opened`, `refused` (a status other than 200) or `failed`.
 pub fn agent_stream_connects(source: &str, result: &'static str) -> Counter {
     counter!("aqueduct_agent_stream_connects_total", "source" => source.to_owned(), "result" => result)
+}
+
+/// Alerts open by the usual thresholds.
+pub fn alerts_firing(rule: &'static str) -> Gauge {
+    gauge!("aqueduct_alerts_firing", "rule" => rule)
+}
+
+/// Attempts to send an alert notice: `sent`, `retried`, `given_up`.
+pub fn alert_notices(endpoint: &str, result: &'static str) -> Counter {
+    counter!("aqueduct_alert_notices_total", "endpoint" => endpoint.to_owned(), "result" => result)
+}
+
+/// Events in memory that wait for one request of several.
+pub fn request_waiting(integration: &str, request: &str) -> Gauge {
+    gauge!("aqueduct_request_waiting_events", "integration" => integration.to_owned(), "request" => request.to_owned())
+}
+
+/// Requests under way, of one request of several.
+pub fn request_in_flight(integration: &str, request: &str) -> Gauge {
+    gauge!("aqueduct_request_in_flight", "integration" => integration.to_owned(), "request" => request.to_owned())
+}
+
+/// 1 while one request of several is paused, else 0.
+pub fn request_paused(integration: &str, request: &str) -> Gauge {
+    gauge!("aqueduct_request_paused", "integration" => integration.to_owned(), "request" => request.to_owned())
 }
 
 /// Log rows (`row`) or bodies (`body`) left out.

@@ -24,6 +24,11 @@ pub(super) const EXTENSION: &str = "x-minimum-role";
 /// Least role by path and method.
 pub(super) type Roles = HashMap<(String, Method), Role>;
 
+/// Who calls, already established: the console puts it on the requests it makes for a signed-in person. A request from
+/// outside cannot carry one, because extensions do not travel over a connection.
+#[derive(Debug, Clone)]
+pub struct SignedIn(pub Actor);
+
 /// What the guard knows.
 #[derive(Clone)]
 pub(super) struct Guard {
@@ -74,16 +79,21 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
         return next.run(request).await;
     }
     let needed = known.unwrap_or(Role::Admin);
-    let Some(token) = bearer(&request) else {
+    let signed_in = request.extensions().get::<SignedIn>().cloned();
+    let token = bearer(&request);
+    if signed_in.is_none() && token.is_none() {
         return unauthorized(
             "missing_token",
             "send an admin token: `Authorization: Bearer adm_…`",
         );
-    };
+    }
     let now_ms = guard.admin.now_ms();
+    // A request the console makes has no peer: who guesses at its door is its own affair.
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let hash = sha256(&token);
-    if let Some(wait_s) = peer.and_then(|peer| guard.limits.wait(peer, &hash, now_ms)) {
+    let presented = peer.zip(token.as_deref().map(sha256));
+    if let Some((peer, hash)) = presented
+        && let Some(wait_s) = guard.limits.wait(peer, &hash, now_ms)
+    {
         return too_many(
             wait_s,
             "too_many_failures",
@@ -94,8 +104,13 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
     if let Err(error) = guard.admin.registry().refresh().await {
         return Problem::from(error).into_response();
     }
-    let Some(actor) = guard.admin.registry().picture().bearer(&token, now_ms) else {
-        if let Some(peer) = peer {
+    let actor = match (signed_in, token) {
+        (Some(SignedIn(actor)), _) => Some(actor),
+        (None, Some(token)) => guard.admin.registry().picture().bearer(&token, now_ms),
+        (None, None) => None,
+    };
+    let Some(actor) = actor else {
+        if let Some((peer, hash)) = presented {
             guard.limits.failed(peer, &hash, now_ms);
         }
         return unauthorized(
@@ -103,7 +118,7 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
             "the token is unknown, expired or revoked; `aqueduct token create` makes one",
         );
     };
-    if let Some(peer) = peer {
+    if let Some((peer, hash)) = presented {
         guard.limits.worked(peer, hash, now_ms);
     }
     let standing = guard.limits.call(&actor.id, now_ms);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Admin;
 use super::extract::{Body, Params};
-use super::integrations::IntegrationView;
+use super::integrations::{IntegrationView, Tested, tested};
 use super::page::{Page, Paging};
 use super::problem::{Problem, ProblemBody};
 use crate::blueprint::{Blueprint, FieldKind, check};
@@ -101,6 +101,15 @@ pub(super) struct Install {
     settings: Option<Value>,
 }
 
+/// What to test with.
+#[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TestParams {
+    /// Event name; needed where the vendor knows events by key.
+    event: Option<String>,
+}
+
 /// Lists what can be installed.
 #[utoipa::path(
     get, path = "/integration-catalog", tag = "catalog",
@@ -163,6 +172,35 @@ pub(super) async fn install(
     let changed = admin.registry().install(&actor, &vendor, &body).await?;
     let view = IntegrationView::changed(&admin, changed).await;
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Sends one marked event as the integration of an install would, and shows request and reply. Nothing is installed.
+/// The body is that of an install; a name is not needed yet.
+#[utoipa::path(
+    post, path = "/integration-catalog/{vendor}/test", tag = "catalog",
+    params(("vendor" = String, Path, description = "E.g. `optimizely`"), TestParams),
+    request_body = Install,
+    responses((status = 200, body = Tested), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    extensions(("x-minimum-role" = json!("editor")))
+)]
+pub(super) async fn test(
+    State(admin): State<Admin>,
+    Extension(actor): Extension<Actor>,
+    Path(vendor): Path<String>,
+    Params(params): Params<TestParams>,
+    Body(body): Body<Map<String, Value>>,
+) -> Result<Json<Tested>, Problem> {
+    let rehearsal = admin.registry().rehearse(&vendor, &body).await?;
+    let done = admin
+        .delivery()
+        .rehearse(&rehearsal, params.event.as_deref())
+        .await;
+    let result = if done.is_ok() { "ok" } else { "not_sent" };
+    admin
+        .registry()
+        .note(&actor, "integration.rehearse", &vendor, None, result)
+        .await?;
+    tested(done)
 }
 
 fn entry(admin: &Admin, vendor: &str) -> Option<CatalogEntry> {

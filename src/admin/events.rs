@@ -7,7 +7,6 @@ use serde_json::Value;
 use super::Admin;
 use super::deliveries::AttemptView;
 use super::extract::Params;
-use super::later::not_available_yet;
 use super::page::rfc3339;
 use super::problem::{Problem, ProblemBody};
 use super::story::{MappingView, Outcome, map, own_item};
@@ -80,16 +79,6 @@ pub(super) struct OwnAttempt {
 pub(super) struct StoryParams {
     /// Id of the source; all when left out.
     source: Option<String>,
-}
-
-/// The live debugger.
-#[utoipa::path(
-    get, path = "/events/live", tag = "events",
-    responses((status = 501, body = ProblemBody, content_type = "application/problem+json"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
-    extensions(("x-minimum-role" = json!("viewer")))
-)]
-pub(super) async fn live() -> Problem {
-    not_available_yet("the live debugger")
 }
 
 /// Tells an event's whole story.
@@ -276,6 +265,17 @@ async fn outcome(
     if let Some(dead) = dead_letter(admin, &installed.id, entry).await? {
         return Ok(say("dead", Some(&dead.reason), dead.detail));
     }
+    let skip = admin.logbook().skip_of(&installed.id, seq).await;
+    if let Some((reason, at_ms)) = skip.map_err(super::deliveries::log_problem)? {
+        let detail = format!("{} ({})", why_skipped(&reason), rfc3339(at_ms));
+        return Ok(say("skipped", Some(&reason), detail));
+    }
+    // Those of such a request that were refused are dead.
+    let partial = attempts.iter().find(|own| own.attempt.verdict == "partial");
+    if let Some(own) = partial {
+        let detail = format!("the vendor took it at {}", own.attempt.at);
+        return Ok(say("delivered", None, detail));
+    }
     let unwanted_source = installed
         .sources
         .as_ref()
@@ -296,6 +296,17 @@ async fn outcome(
         None,
         "it has an outcome, but the log of its attempts is no longer kept".to_owned(),
     ))
+}
+
+/// The reason of a skip on the way, in a sentence.
+fn why_skipped(reason: &str) -> &'static str {
+    match reason {
+        "unchanged" => "it says what the vendor was told already, so it was not sent again",
+        "superseded" => "something newer was known when it would have been sent",
+        "stale" => "it was too old for the vendor when it would have been sent",
+        "missing" => "the vendor does not know whom it is about",
+        _ => "it was skipped on its way",
+    }
 }
 
 async fn parked(admin: &Admin, feed: &str, seq: u64) -> Result<Option<Parked>, Problem> {

@@ -358,6 +358,11 @@ pub(super) async fn test(
         .registry()
         .note(&actor, "integration.test", &id, None, result)
         .await?;
+    tested(done)
+}
+
+/// The answer to a test, sent or not.
+pub(super) fn tested(done: Result<Vec<Trial>, TrialError>) -> Result<Json<Tested>, Problem> {
     done.map(|trials| Json(Tested { trials }))
         .map_err(|fault| match fault {
             TrialError::Unknown => Problem::new(

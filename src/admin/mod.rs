@@ -3,6 +3,7 @@
 //! One file per resource. Handlers read a request, ask registry, journal, delivery or logbook, and describe the
 //! answer; they decide nothing. Who may call what stands beside each call and is enforced in [`auth`].
 
+mod alerts;
 mod assignments;
 mod audit;
 mod auth;
@@ -19,6 +20,7 @@ mod integrations;
 mod later;
 mod ledger;
 mod limits;
+mod live;
 mod page;
 mod problem;
 mod rejected;
@@ -47,6 +49,7 @@ use crate::logbook::Logbook;
 use crate::registry::Registry;
 use problem::{PROBLEM_JSON, Problem};
 
+pub use auth::SignedIn;
 pub use services::DeliveryControl;
 
 /// Everything the API is made over.
@@ -62,6 +65,8 @@ pub struct Parts {
     pub logbook: Logbook,
     /// Who has which variation of which flag.
     pub assignments: Assignments,
+    /// What is told to whom when something is wrong.
+    pub alerts: crate::alerts::Handle,
     /// What time it is.
     pub clock: SharedClock,
     /// Calls a token may make in a minute; 0 = no limit.
@@ -70,7 +75,7 @@ pub struct Parts {
 
 /// The API's state. Cheap to clone.
 #[derive(Clone)]
-struct Admin(Arc<Parts>);
+struct Admin(Arc<Parts>, Arc<tokio::sync::Semaphore>);
 
 impl Admin {
     fn registry(&self) -> &Registry {
@@ -93,8 +98,17 @@ impl Admin {
         &self.0.assignments
     }
 
+    fn alerts(&self) -> &crate::alerts::Handle {
+        &self.0.alerts
+    }
+
     fn now_ms(&self) -> Millis {
         self.0.clock.now_ms()
+    }
+
+    /// Room for live streams.
+    fn streams(&self) -> Arc<tokio::sync::Semaphore> {
+        Arc::clone(&self.1)
     }
 }
 
@@ -112,7 +126,10 @@ struct Document;
 
 /// The router for the admin listener.
 pub fn router(parts: Parts) -> Router {
-    let admin = Admin(Arc::new(parts));
+    let admin = Admin(
+        Arc::new(parts),
+        Arc::new(tokio::sync::Semaphore::new(live::STREAMS_MAX)),
+    );
     let (router, document) = calls().split_for_parts();
     let (open, open_document) = open_calls().split_for_parts();
     let guard = auth::Guard {
@@ -161,6 +178,7 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(catalog::list))
         .routes(routes!(catalog::show))
         .routes(routes!(catalog::install))
+        .routes(routes!(catalog::test))
         .routes(routes!(integrations::list))
         .routes(routes!(
             integrations::show,
@@ -183,7 +201,8 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(sources::revoke_key))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
-        .routes(routes!(events::live))
+        .routes(routes!(live::recent))
+        .routes(routes!(live::live))
         .routes(routes!(events::story))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::show))
@@ -192,6 +211,10 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(replays::show, replays::cancel))
         .routes(routes!(rejected::list))
         .routes(routes!(ledger::show))
+        .routes(routes!(alerts::list))
+        .routes(routes!(alerts::show, alerts::put, alerts::remove))
+        .routes(routes!(alerts::test))
+        .routes(routes!(alerts::state))
         .routes(routes!(assignments::list))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use crate::blueprint::Tables;
 use crate::delivery::status::Status;
 use crate::delivery::{Handle, Trial, TrialError};
+use crate::registry::Rehearsal;
 
 /// The running pipelines.
 pub trait DeliveryControl: Send + Sync {
@@ -23,6 +24,13 @@ pub trait DeliveryControl: Send + Sync {
     fn test<'a>(
         &'a self,
         integration: &'a str,
+        event: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Trial>, TrialError>>;
+
+    /// The same for an integration that is not installed yet.
+    fn rehearse<'a>(
+        &'a self,
+        rehearsal: &'a Rehearsal,
         event: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Vec<Trial>, TrialError>>;
 
@@ -51,6 +59,14 @@ impl DeliveryControl for Handle {
         event: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Vec<Trial>, TrialError>> {
         Box::pin(Self::test(self, integration, event))
+    }
+
+    fn rehearse<'a>(
+        &'a self,
+        rehearsal: &'a Rehearsal,
+        event: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Trial>, TrialError>> {
+        Box::pin(Self::rehearse(self, rehearsal, event))
     }
 
     fn tables(&self, integration: &str) -> Arc<Tables> {

@@ -43,6 +43,7 @@ mod tests;
 use diagnostic::Faults;
 pub use example::event_of;
 pub use plan::{ItemKeys, OnceKey, OncePlan, Plan, Rate, RateOf, RequestPlan, TableSource};
+pub(crate) use responses::verdict as common_verdict;
 pub use table::Table;
 
 /// One remark on a blueprint, with its place (lines and columns count from 1, columns in characters).

@@ -283,6 +283,20 @@ impl Plan {
         (part, writer.trace.take())
     }
 
+    /// An item as it stands in the request's body, without what is kept beside it for the request's address.
+    #[must_use]
+    pub fn bare<'a>(&self, request: usize, json: &'a [u8]) -> &'a [u8] {
+        let wrapped = self
+            .wires
+            .get(request)
+            .is_some_and(|wire| !wire.def.holes.is_empty());
+        let bare = || {
+            let parts: Vec<&'a serde_json::value::RawValue> = serde_json::from_slice(json).ok()?;
+            Some(parts.first()?.get().as_bytes())
+        };
+        wrapped.then(bare).flatten().unwrap_or(json)
+    }
+
     fn write_item(
         &self,
         writer: &mut Writer<'_>,

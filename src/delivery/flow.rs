@@ -135,6 +135,8 @@ pub(super) struct Heard {
     pub answer: String,
     /// What a reader of replies has to say, for people.
     pub note: Option<String>,
+    /// Why to pause when everything is refused like this.
+    pub if_all: Option<&'static str>,
     /// What the vendor says is left of its rate limit.
     pub room: Option<Room>,
 }
@@ -167,6 +169,8 @@ struct Line {
 struct Door {
     gate: Gate,
     in_flight: usize,
+    /// Items refused one after the other, with nothing taken in between.
+    refused_in_row: u32,
 }
 
 /// The heart of a pipeline.
@@ -202,6 +206,7 @@ impl Flow {
         let door = || Door {
             gate: Gate::new(),
             in_flight: 0,
+            refused_in_row: 0,
         };
         Self {
             batcher: Batcher::new(limits),

@@ -14,7 +14,7 @@ const PROBE_EVERY_MS: Millis = 60_000;
 
 /// Why an integration is paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Paused {
+pub(crate) struct Paused {
     /// `unauthorized`, `forbidden`, `not_found`, `redirect`, `blocked`, …
     pub reason: &'static str,
     /// What the vendor said.
@@ -39,13 +39,13 @@ enum State {
 
 /// The gate.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     state: State,
     failures: u32,
 }
 
 impl Gate {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             state: State::Open,
             failures: 0,
@@ -53,7 +53,7 @@ impl Gate {
     }
 
     /// May a request go out, `in_flight` being under way? Call [`Gate::sent`] when one does.
-    pub(super) fn admits(&self, now_ms: Millis, in_flight: usize) -> bool {
+    pub(crate) fn admits(&self, now_ms: Millis, in_flight: usize) -> bool {
         match &self.state {
             State::Open => true,
             State::Waiting { until_ms } => in_flight == 0 && now_ms >= *until_ms,
@@ -65,7 +65,7 @@ impl Gate {
     }
 
     /// A request went out. True when it is the one that decides.
-    pub(super) fn sent(&mut self) -> bool {
+    pub(crate) fn sent(&mut self) -> bool {
         match &mut self.state {
             State::Open => false,
             State::Waiting { .. } | State::Probing => {
@@ -80,7 +80,7 @@ impl Gate {
     }
 
     /// The vendor answered for the events' sake: taken or refused, but it works.
-    pub(super) fn works(&mut self) {
+    pub(crate) fn works(&mut self) {
         self.failures = 0;
         match &self.state {
             // An answer to a request sent before the gate closed says nothing about now.
@@ -90,7 +90,7 @@ impl Gate {
     }
 
     /// No answer, or one that says "later". `asked`: the vendor named a time.
-    pub(super) fn failed(&mut self, now_ms: Millis, wait_ms: Millis, asked: bool) {
+    pub(crate) fn failed(&mut self, now_ms: Millis, wait_ms: Millis, asked: bool) {
         self.failures = self.failures.saturating_add(1);
         let until_ms = now_ms.saturating_add(wait_ms);
         match &mut self.state {
@@ -112,7 +112,7 @@ impl Gate {
     }
 
     /// Is the request under way that decides?
-    pub(super) fn probes(&self) -> bool {
+    pub(crate) fn probes(&self) -> bool {
         matches!(
             self.state,
             State::Probing | State::Paused { probing: true, .. }
@@ -120,12 +120,12 @@ impl Gate {
     }
 
     /// Failures in a row.
-    pub(super) fn failures(&self) -> u32 {
+    pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 
     /// The vendor will have none of it.
-    pub(super) fn pause(&mut self, now_ms: Millis, reason: &'static str, detail: String) {
+    pub(crate) fn pause(&mut self, now_ms: Millis, reason: &'static str, detail: String) {
         let since_ms = match &self.state {
             State::Paused { why, .. } => why.since_ms,
             _ => now_ms,
@@ -142,7 +142,7 @@ impl Gate {
     }
 
     /// An admin says: try now.
-    pub(super) fn resume(&mut self, now_ms: Millis) {
+    pub(crate) fn resume(&mut self, now_ms: Millis) {
         match &mut self.state {
             State::Waiting { until_ms } => *until_ms = now_ms,
             State::Paused { probe_ms, .. } => *probe_ms = now_ms,
@@ -151,7 +151,7 @@ impl Gate {
     }
 
     /// Why it is paused, if it is.
-    pub(super) fn paused(&self) -> Option<&Paused> {
+    pub(crate) fn paused(&self) -> Option<&Paused> {
         match &self.state {
             State::Paused { why, .. } => Some(why),
             _ => None,
@@ -159,7 +159,7 @@ impl Gate {
     }
 
     /// Until when it is closed, if it opens by time.
-    pub(super) fn wakes_ms(&self) -> Option<Millis> {
+    pub(crate) fn wakes_ms(&self) -> Option<Millis> {
         match &self.state {
             State::Open | State::Probing => None,
             State::Waiting { until_ms } => Some(*until_ms),

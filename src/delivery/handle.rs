@@ -10,13 +10,16 @@ use uuid::Uuid;
 use super::status::Status;
 use super::worker::Order;
 use super::{Pipeline, Shared, mask, read};
-use crate::blueprint::{ConfigValue, Mapping, PartResult, Request, Tables};
+use crate::blueprint::{ConfigValue, Mapping, PartResult, Request, Table, Tables};
 use crate::event::{Event, Kind};
 use crate::logbook::Attempt;
-use crate::registry::Integration;
+use crate::registry::{Integration, Rehearsal};
 use crate::secret::Secret;
 use crate::vendor::optimizely::webhook::{self, Notice, NoticeError};
 use crate::vendor::refresh;
+
+/// Name of a test event where any will do.
+const TEST_NAME: &str = "aqueduct test";
 
 /// Delivery's end for others. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -239,7 +242,7 @@ impl Handle {
         pipeline: &Pipeline,
         key: Option<&str>,
     ) -> Result<String, TrialError> {
-        let fallback = || key.unwrap_or("aqueduct test").to_owned();
+        let fallback = || key.unwrap_or(TEST_NAME).to_owned();
         let vendor = crate::vendor::by_name(&pipeline.integration.vendor);
         let (Some(vendor), Some(refresh)) = (vendor, &pipeline.refresh) else {
             return Ok(fallback());
@@ -260,21 +263,40 @@ impl Handle {
                 fault.unwrap_or_else(|| "try again in a moment".to_owned()),
             ));
         }
-        let known: Option<Vec<String>> = documents
-            .iter()
-            .filter_map(|document| vendor.event_keys(document))
-            .reduce(|mut all, more| {
-                all.extend(more);
-                all
-            });
-        match (known, key) {
-            (None, _) => Ok(fallback()),
-            (Some(known), Some(key)) if known.iter().any(|k| k == key) => Ok(key.to_owned()),
-            (Some(known), key) => Err(TrialError::Key {
-                given: key.map(str::to_owned),
-                known,
-            }),
+        chosen_key(vendor, &documents, key)
+    }
+
+    /// The same as [`Handle::test`] for an integration that is not installed.
+    ///
+    /// # Errors
+    /// When nothing can be sent.
+    pub async fn rehearse(
+        &self,
+        rehearsal: &Rehearsal,
+        key: Option<&str>,
+    ) -> Result<Vec<Trial>, TrialError> {
+        let integration = &rehearsal.integration;
+        let mut tables = Tables::default();
+        for (name, document) in &rehearsal.documents {
+            let table =
+                Table::read(&integration.plan, name, document).map_err(TrialError::NoTables)?;
+            tables.tables.insert(name.clone(), Arc::new(table));
         }
+        let documents: Vec<Value> = rehearsal
+            .documents
+            .iter()
+            .map(|(_, document)| document.clone())
+            .collect();
+        let name = match crate::vendor::by_name(&integration.vendor) {
+            Some(vendor) if !documents.is_empty() => chosen_key(vendor, &documents, key)?,
+            _ => key.unwrap_or(TEST_NAME).to_owned(),
+        };
+        let event = test_event(&name, self.shared.clock.now_ms());
+        let mut trials = Vec::new();
+        for request in test_requests(integration, &event, &tables)? {
+            trials.push(self.try_request(integration, request).await);
+        }
+        Ok(trials)
     }
 
     async fn try_request(
@@ -344,6 +366,29 @@ impl Handle {
 
     fn pipeline(&self, integration: &str) -> Option<Pipeline> {
         self.shared.pipelines.lock().get(integration).cloned()
+    }
+}
+
+/// The event key to test with: any name when the vendor's documents know none, else one of theirs.
+fn chosen_key(
+    vendor: &dyn crate::vendor::Vendor,
+    documents: &[Value],
+    key: Option<&str>,
+) -> Result<String, TrialError> {
+    let known: Option<Vec<String>> = documents
+        .iter()
+        .filter_map(|document| vendor.event_keys(document))
+        .reduce(|mut all, more| {
+            all.extend(more);
+            all
+        });
+    match (known, key) {
+        (None, key) => Ok(key.unwrap_or(TEST_NAME).to_owned()),
+        (Some(known), Some(key)) if known.iter().any(|k| k == key) => Ok(key.to_owned()),
+        (Some(known), key) => Err(TrialError::Key {
+            given: key.map(str::to_owned),
+            known,
+        }),
     }
 }
 

@@ -32,11 +32,11 @@ mod bisect;
 mod combine;
 mod expiry;
 mod flow;
-mod gate;
+pub(crate) mod gate;
 mod handle;
 mod mapping;
 mod read;
-mod retry;
+pub(crate) mod retry;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -477,7 +477,12 @@ async fn look_up(shared: &Shared) {
     let pipelines = shared.pipelines.lock().clone();
     for (id, pipeline) in &pipelines {
         let oldest_ms = shared.journal.oldest_pending_ms(id).await.ok().flatten();
-        pipeline.status.lock().oldest_pending_ms = oldest_ms;
+        let requests = {
+            let mut status = pipeline.status.lock();
+            status.oldest_pending_ms = oldest_ms;
+            status.requests.clone()
+        };
+        show_requests(id, &requests);
         let confirmed = pipeline.refresh.iter().flat_map(Refresh::status);
         if let Some(at_ms) = confirmed
             .filter_map(|document| document.confirmed_at_ms)
@@ -485,6 +490,17 @@ async fn look_up(shared: &Shared) {
         {
             metrics::datafile_age_seconds(id).set(seconds(now_ms - at_ms));
         }
+    }
+}
+
+/// Shows each request of a blueprint that makes several.
+#[expect(clippy::cast_precision_loss, reason = "a window of events")]
+fn show_requests(id: &str, requests: &[status::RequestStatus]) {
+    for request in requests {
+        let paused = request.state == status::State::Paused;
+        metrics::request_waiting(id, &request.name).set(request.waiting as f64);
+        metrics::request_in_flight(id, &request.name).set(request.in_flight as f64);
+        metrics::request_paused(id, &request.name).set(f64::from(u8::from(paused)));
     }
 }
 

@@ -51,6 +51,7 @@ pub(super) fn answer(
         status: Some(answer.status),
         answer: String::from_utf8_lossy(&answer.body).into_owned(),
         note: reading.note,
+        if_all: reading.if_all,
         room: reading.room,
     }
 }
@@ -84,6 +85,7 @@ pub(super) fn silence(error: &SendError) -> Heard {
         status: None,
         answer: error.message.clone(),
         note: None,
+        if_all: None,
         room: None,
     }
 }

@@ -6,7 +6,7 @@ use crate::clock::Millis;
 
 /// Bounds of the waits.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     /// Bound of the first wait.
     pub base_ms: u64,
     /// Bound of every wait.
@@ -16,7 +16,7 @@ pub(super) struct Backoff {
 impl Backoff {
     /// The wait after `failures` failures in a row: anything up to a bound that doubles each time ("full jitter"),
     /// but never less than the vendor asked for. `chance` in 0..1.
-    pub(super) fn wait_ms(self, failures: u32, asked: Option<Duration>, chance: f64) -> Millis {
+    pub(crate) fn wait_ms(self, failures: u32, asked: Option<Duration>, chance: f64) -> Millis {
         let doublings = failures.saturating_sub(1).min(32);
         let bound = self
             .base_ms

@@ -23,7 +23,7 @@ use super::{Sender, combine, expiry, mapping};
 use crate::blueprint::Tables;
 use crate::clock::{Millis, SharedClock};
 use crate::journal::{Chunk, Feed, Journal, JournalError, Mark, Outcome, Parked, Seq};
-use crate::logbook::Logbook;
+use crate::logbook::{Logbook, Skipped};
 use crate::metrics;
 use crate::registry::Integration;
 use crate::vendor::http::{Answer, SendError};
@@ -243,6 +243,7 @@ impl Worker {
                 .saturating_sub(now_ms)
                 .clamp(1, LIMITS_EVERY_MS);
             let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(1));
+            let wait = self.parts.clock.timer(wait);
             let at_tail = self.read_pos >= *self.end.borrow();
             tokio::select! {
                 Some(done) = self.work.next() => self.take(done),
@@ -545,12 +546,21 @@ impl Worker {
             self.parts.clock.clone(),
             self.feed(),
         );
+        let logbook = self.parts.logbook.clone();
         self.work.push(Box::pin(async move {
             let unparked = settle.unpark.clone();
             let marks = settle.marks.clone();
             let result = journal.settle(settle).await;
             if result.is_ok() {
                 count(&feed, &settled.delivered_at, clock.now_ms());
+                for (reason, seqs) in settled.skipped {
+                    logbook.skipped(Skipped {
+                        integration: feed.clone(),
+                        at_ms: clock.now_ms(),
+                        reason,
+                        seqs,
+                    });
+                }
             }
             Done::Settled {
                 result,

@@ -70,6 +70,19 @@ pub struct Rejected {
     pub body: Bytes,
 }
 
+/// Events skipped on their way, for one reason.
+#[derive(Debug, Clone)]
+pub struct Skipped {
+    /// The integration's id.
+    pub integration: String,
+    /// When.
+    pub at_ms: Millis,
+    /// Why: `unchanged`, `superseded`, …
+    pub reason: String,
+    /// Numbers of the records.
+    pub seqs: Vec<u64>,
+}
+
 /// Bounds of the logs.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -117,6 +130,7 @@ pub enum LogbookError {
 enum Entry {
     Attempt(Box<Attempt>),
     Rejected(Box<Rejected>),
+    Skipped(Box<Skipped>),
     Flush(std::sync::mpsc::Sender<()>),
 }
 
@@ -247,6 +261,27 @@ impl Logbook {
             metrics::logbook_dropped("body").increment(1);
         }
         inner.push(Entry::Rejected(Box::new(rejected)), bytes);
+    }
+
+    /// Notes events skipped on their way. Never waits.
+    pub fn skipped(&self, skipped: Skipped) {
+        if let Some(inner) = &self.inner {
+            inner.push(Entry::Skipped(Box::new(skipped)), 0);
+        }
+    }
+
+    /// Why, and when, a record was skipped on its way to an integration; none when it was not, or nobody knows any more.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn skip_of(
+        &self,
+        integration: &str,
+        seq: u64,
+    ) -> Result<Option<(String, Millis)>, LogbookError> {
+        let integration = integration.to_owned();
+        self.query(move |connection| query::skip_of(connection, &integration, seq))
+            .await
     }
 
     /// Attempts, newest first, without bodies.
@@ -460,6 +495,36 @@ mod tests {
         assert_eq!(log.attempt_by_id(99).await.unwrap(), None);
         log.close().await;
         log.attempt(attempt(vec![1], "delivered", Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_skip_is_found_by_its_record_and_integration() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(&dir, Options::default());
+        for (integration, reason, seqs) in [
+            ("int_1", "unchanged", vec![3, 4, 9]),
+            ("int_2", "stale", vec![4]),
+            ("int_1", "superseded", vec![5]),
+        ] {
+            log.skipped(Skipped {
+                integration: integration.into(),
+                at_ms: 9_000,
+                reason: reason.into(),
+                seqs,
+            });
+        }
+        log.flush().await;
+        for (integration, seq, reason) in [
+            ("int_1", 4, Some("unchanged")),
+            ("int_1", 5, Some("superseded")),
+            ("int_1", 6, None),
+            ("int_2", 4, Some("stale")),
+            ("int_2", 9, None),
+        ] {
+            let found = log.skip_of(integration, seq).await.unwrap();
+            let wanted = reason.map(|reason| (reason.to_owned(), 9_000));
+            assert_eq!(found, wanted, "{integration} {seq}");
+        }
     }
 
     #[tokio::test]

@@ -91,6 +91,9 @@ pub struct RejectedRow {
 const ATTEMPT_COLUMNS: &str = "id, integration, request, at_ms, took_ms, attempt, trigger_word, events, seqs, url, \
                                method, status, verdict, error, request_bytes";
 
+/// Most numbers an attempt spans before it counts as wide.
+const SPAN: i64 = 8_192;
+
 /// Conditions joined by `and`, and their arguments.
 #[derive(Default)]
 struct Wanted {
@@ -104,6 +107,18 @@ impl Wanted {
             self.conditions.push(condition);
             self.arguments.push(argument.into());
         }
+    }
+
+    /// Attempts whose first and last record enclose `seq`. Most span little, so only those that end soon after it are
+    /// looked at; the few that span more have an index of their own (its condition stands in the schema too).
+    fn and_enclosing(&mut self, seq: i64) {
+        self.conditions.push(
+            "id in (select id from attempt where last_seq >= ? and last_seq <= ? and first_seq <= ? \
+             union all select id from attempt where last_seq - first_seq > 8192 and last_seq >= ? and first_seq <= ?)",
+        );
+        let soon = seq.saturating_add(SPAN);
+        self.arguments
+            .extend([seq, soon, seq, seq, seq].map(Value::Integer));
     }
 
     fn text(&self) -> String {
@@ -126,9 +141,9 @@ pub(super) fn attempts(
     wanted.and("verdict = ?", filter.verdict.clone());
     wanted.and("at_ms >= ?", filter.since_ms);
     wanted.and("id < ?", before_id);
-    let seq = filter.seq.map(|seq| i64::try_from(seq).unwrap_or(i64::MAX));
-    wanted.and("last_seq >= ?", seq);
-    wanted.and("first_seq <= ?", seq);
+    if let Some(seq) = filter.seq {
+        wanted.and_enclosing(i64::try_from(seq).unwrap_or(i64::MAX));
+    }
     let mut statement = connection.prepare_cached(&format!(
         "select {ATTEMPT_COLUMNS} from attempt where {} order by id desc",
         wanted.text()
@@ -196,6 +211,27 @@ pub(super) fn rejections(
             })
         })?
         .collect()
+}
+
+/// Why, and when, a record was skipped; the latest, when more than once.
+pub(super) fn skip_of(
+    connection: &Connection,
+    integration: &str,
+    seq: u64,
+) -> rusqlite::Result<Option<(String, Millis)>> {
+    let number = i64::try_from(seq).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare_cached(
+        "select reason, at_ms, seqs from skip where last_seq >= ?1 and first_seq <= ?1 and integration = ?2
+         order by id desc",
+    )?;
+    let mut rows = statement.query(rusqlite::params![number, integration])?;
+    while let Some(row) = rows.next()? {
+        let runs = store::unpack(&row.get::<_, Vec<u8>>(2)?);
+        if runs.iter().any(|run| (run.0..=run.1).contains(&seq)) {
+            return Ok(Some((row.get(0)?, row.get(1)?)));
+        }
+    }
+    Ok(None)
 }
 
 fn read_attempt(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::{Attempt, Entry, LogbookError, Options, Rejected};
+use super::{Attempt, Entry, LogbookError, Options, Rejected, Skipped};
 use crate::clock::{Millis, SharedClock};
 
 /// Number of the tables' form, kept in the file. A file of another form is set aside.
@@ -32,9 +32,18 @@ create table if not exists attempt(
   bytes integer not null, request_bytes integer not null, request_body blob, response_body blob);
 create index if not exists attempt_by_seq on attempt(last_seq, first_seq);
 create index if not exists attempt_by_integration on attempt(integration, id);
+create index if not exists attempt_by_verdict on attempt(verdict, id);
+create index if not exists attempt_by_both on attempt(integration, verdict, id);
+create index if not exists attempt_wide on attempt(last_seq, first_seq) where last_seq - first_seq > 8192;
 create table if not exists rejected(
   id integer primary key autoincrement, at_ms integer not null, source text not null, place integer not null,
   code text not null, message text not null, bytes integer not null, body blob not null);
+create table if not exists skip(
+  id integer primary key autoincrement, integration text not null, at_ms integer not null, reason text not null,
+  first_seq integer not null, last_seq integer not null, bytes integer not null, seqs blob not null);
+create index if not exists skip_by_seq on skip(last_seq, first_seq);
+create index if not exists rejected_by_source on rejected(source, id);
+create index if not exists rejected_by_code on rejected(code, id);
 ";
 
 /// What the rows take. Each table has its own share, so that many attempts do not push out the rejections.
@@ -42,6 +51,7 @@ create table if not exists rejected(
 struct Bytes {
     attempts: u64,
     rejected: u64,
+    skips: u64,
 }
 
 /// The open log.
@@ -103,8 +113,10 @@ impl Store {
             }
             queued_bytes.fetch_sub(bodies, Ordering::Relaxed);
             let now_ms = clock.now_ms();
-            let (mine, theirs) = self.shares();
-            let full = self.bytes.attempts > mine || self.bytes.rejected > theirs;
+            let shares = self.shares();
+            let full = self.bytes.attempts > shares.attempts
+                || self.bytes.rejected > shares.rejected
+                || self.bytes.skips > shares.skips;
             if full || now_ms - self.trimmed_at_ms >= TRIM_EVERY_MS {
                 self.trimmed_at_ms = now_ms;
                 if let Err(error) = self.trim(now_ms) {
@@ -128,6 +140,7 @@ impl Store {
                 Entry::Rejected(rejected) => {
                     bytes.rejected += insert_rejected(&transaction, rejected)?;
                 }
+                Entry::Skipped(skipped) => bytes.skips += insert_skipped(&transaction, skipped)?,
                 Entry::Flush(_) => {}
             }
         }
@@ -139,11 +152,17 @@ impl Store {
     /// Removes what is too old or too much, oldest first.
     fn trim(&mut self, now_ms: Millis) -> rusqlite::Result<()> {
         let oldest_ms = now_ms.saturating_sub(self.options.keep_ms);
-        let (mine, theirs) = self.shares();
-        let attempts = self.trim_table("attempt", oldest_ms, self.bytes.attempts, mine)?;
-        let rejected = self.trim_table("rejected", oldest_ms, self.bytes.rejected, theirs)?;
-        let freed = attempts < self.bytes.attempts || rejected < self.bytes.rejected;
-        self.bytes = Bytes { attempts, rejected };
+        let shares = self.shares();
+        let before = self.bytes;
+        let kept = Bytes {
+            attempts: self.trim_table("attempt", oldest_ms, before.attempts, shares.attempts)?,
+            rejected: self.trim_table("rejected", oldest_ms, before.rejected, shares.rejected)?,
+            skips: self.trim_table("skip", oldest_ms, before.skips, shares.skips)?,
+        };
+        let freed = kept.attempts < before.attempts
+            || kept.rejected < before.rejected
+            || kept.skips < before.skips;
+        self.bytes = kept;
         if freed {
             self.connection
                 .execute_batch("pragma incremental_vacuum(4096)")?;
@@ -151,10 +170,14 @@ impl Store {
         Ok(())
     }
 
-    /// Three quarters for attempts, one for rejections.
-    fn shares(&self) -> (u64, u64) {
-        let rejected = self.options.bytes_max / 4;
-        (self.options.bytes_max - rejected, rejected)
+    /// Five eighths for attempts, two for rejections, one for skips.
+    fn shares(&self) -> Bytes {
+        let eighth = self.options.bytes_max / 8;
+        Bytes {
+            attempts: self.options.bytes_max - 3 * eighth,
+            rejected: 2 * eighth,
+            skips: eighth,
+        }
     }
 
     /// Trims one table; returns what its rows take then.
@@ -240,6 +263,7 @@ fn prepare(path: &Path) -> rusqlite::Result<(Connection, Bytes)> {
     let bytes = Bytes {
         attempts: taken("attempt")?,
         rejected: taken("rejected")?,
+        skips: taken("skip")?,
     };
     Ok((connection, bytes))
 }
@@ -295,7 +319,7 @@ fn body_bytes(entry: &Entry) -> usize {
     match entry {
         Entry::Attempt(attempt) => attempt.request_body.len() + attempt.response_body.len(),
         Entry::Rejected(rejected) => rejected.body.len(),
-        Entry::Flush(_) => 0,
+        Entry::Skipped(_) | Entry::Flush(_) => 0,
     }
 }
 
@@ -355,6 +379,30 @@ fn insert_rejected(connection: &Connection, rejected: &Rejected) -> rusqlite::Re
             rejected.message,
             rejected.body.as_ref(),
             i64::try_from(bytes).unwrap_or(i64::MAX),
+        ])?;
+    Ok(bytes)
+}
+
+fn insert_skipped(connection: &Connection, skipped: &Skipped) -> rusqlite::Result<u64> {
+    let runs = runs(&skipped.seqs);
+    let (Some(first), Some(last)) = (runs.first(), runs.last()) else {
+        return Ok(0);
+    };
+    let signed = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
+    let packed = pack(&runs);
+    let bytes = ROW_BYTES + u64::try_from(packed.len()).unwrap_or(0);
+    connection
+        .prepare_cached(
+            "insert into skip(integration, at_ms, reason, first_seq, last_seq, seqs, bytes) values (?1,?2,?3,?4,?5,?6,?7)",
+        )?
+        .execute(params![
+            skipped.integration,
+            skipped.at_ms,
+            skipped.reason,
+            signed(first.0),
+            signed(last.1),
+            packed,
+            signed(bytes),
         ])?;
     Ok(bytes)
 }

@@ -328,6 +328,15 @@ impl Registry {
         .await
     }
 
+    /// Writes what no picture shows, in one transaction.
+    pub(super) async fn record<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&Transaction<'_>, &Inner) -> Result<T, ChangeError> + Send + 'static,
+    ) -> Result<T, ChangeError> {
+        self.blocking(move |inner| inner.store.lock().change(|tx| write(tx, inner)))
+            .await
+    }
+
     /// Reads from the database, off the async threads.
     pub(super) async fn read<T: Send + 'static>(
         &self,
@@ -452,6 +461,7 @@ fn read_fact(kept: &str) -> Option<Sealed> {
 /// Seals again, with the first key, what was sealed with another: after one start the old key can be taken away.
 fn reseal(tx: &Transaction<'_>, ring: &KeyRing, random: &Random) -> Result<(), PictureError> {
     super::agents::reseal(tx, ring, random)?;
+    super::alerts::reseal(tx, ring, random)?;
     let rows = {
         let mut query = tx
             .prepare("SELECT integration, field, key_id, sealed FROM secrets")

@@ -321,6 +321,39 @@ impl Draft {
         }
     }
 
+    /// Reads the documents of the plan's tables, each once: (table, document). One that cannot be read is a fault here.
+    pub(super) async fn documents(
+        &self,
+        vendor: &str,
+        checks: &Checks,
+    ) -> Result<Vec<(String, Value)>, Vec<FieldFault>> {
+        let known = (checks.vendor)(vendor);
+        let mut read: Vec<(&Secret, Value)> = Vec::new();
+        let mut documents = Vec::new();
+        for table in self.plan.tables() {
+            let before = read.iter().find(|(url, _)| *url == &table.url);
+            let document =
+                match before {
+                    Some((_, document)) => document.clone(),
+                    None => {
+                        let bearer = known.and_then(|vendor| vendor.document_token(&self.config));
+                        let document = checks.documents.fetch(&table.url, bearer).await.map_err(
+                            |trouble| {
+                                vec![document_remark(&self.field_behind(&table.url), &trouble).1]
+                            },
+                        )?;
+                        if let Some(vendor) = known {
+                            vendor.check_document(&self.config, &document)?;
+                        }
+                        read.push((&table.url, document.clone()));
+                        document
+                    }
+                };
+            documents.push((table.name.clone(), document));
+        }
+        Ok(documents)
+    }
+
     /// The field an address was made from: the address itself, or the secret within it.
     fn field_behind(&self, url: &Secret) -> String {
         let is_in = |field: &&Field| match self.config.get(&field.key) {

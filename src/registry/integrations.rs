@@ -8,13 +8,13 @@ use std::sync::Arc;
 use rusqlite::Transaction;
 use serde_json::{Map, Value, json};
 
-use super::Pause;
 use super::audit::{self, Actor, Deed};
 use super::control::{ChangeError, Inner, Registry};
 use super::draft::{self, Draft, DraftFault, fault};
 use super::picture::Installed;
 use super::store::RevisionRow;
 use super::values::{to_seal, to_stored};
+use super::{Integration, Pause};
 use crate::blueprint::{Config, FieldFault};
 
 /// Longest note on a revision, in characters.
@@ -27,6 +27,15 @@ pub struct Changed {
     pub integration: Arc<Installed>,
     /// E.g. that the datafile could not be read just now.
     pub warnings: Vec<FieldFault>,
+}
+
+/// An integration that is not installed, for trying out what somebody entered.
+#[derive(Debug)]
+pub struct Rehearsal {
+    /// As it would be.
+    pub integration: Integration,
+    /// The documents its tables are read from, by table; those that could not be read are missing.
+    pub documents: Vec<(String, Value)>,
 }
 
 impl Registry {
@@ -77,6 +86,49 @@ impl Registry {
         Ok(Changed {
             integration,
             warnings,
+        })
+    }
+
+    /// Checks the body of an install like an install, and makes what it would make without storing anything, for a test
+    /// before it. A name may be missing.
+    ///
+    /// # Errors
+    /// All bad fields at once, or an unknown vendor.
+    pub async fn rehearse(
+        &self,
+        vendor: &str,
+        body: &Map<String, Value>,
+    ) -> Result<Rehearsal, ChangeError> {
+        let mut body = body.clone();
+        // Whether the name is good and free shows at the install; a test needs none.
+        body.insert("name".to_owned(), json!(self.0.random.id("rehearsal")));
+        let draft = draft::install(vendor, &body, &self.picture(), &self.0.checks)
+            .map_err(|error| draft_error(error, vendor))?;
+        let documents = draft
+            .documents(vendor, &self.0.checks)
+            .await
+            .map_err(ChangeError::Fields)?;
+        let blueprint = crate::blueprint::check(&draft.text)
+            .blueprint
+            .ok_or_else(|| draft_error(DraftFault::Blueprint(Vec::new()), vendor))?;
+        Ok(Rehearsal {
+            integration: Integration {
+                id: draft.name.clone(),
+                vendor: vendor.to_owned(),
+                variant: draft.variant,
+                name: draft.name,
+                sources: draft.sources,
+                config: draft.config,
+                tuning: draft.tuning,
+                paused: None,
+                blueprint_revision: 0,
+                blueprint_text: draft.text,
+                blueprint: Arc::new(blueprint),
+                plan: Arc::new(draft.plan),
+                version: 0,
+                created_at_ms: self.0.clock.now_ms(),
+            },
+            documents,
         })
     }
 

@@ -2,6 +2,8 @@
 //!
 //! [`store`] keeps it durably in `control.db`; readers hold the published, immutable [`View`] and never touch the database.
 
+pub mod alert_log;
+pub mod alerts;
 pub mod answers;
 pub mod audit;
 pub mod checks;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 pub use agents::NewAgent;
 pub use control::{ChangeError, Given, OpenError, Registry};
 pub use draft::shipped_variants;
-pub use integrations::Changed;
+pub use integrations::{Changed, Rehearsal};
 pub use replays::ReplayRow;
 
 use crate::blueprint::{Blueprint, Config, Plan};

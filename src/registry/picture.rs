@@ -101,6 +101,8 @@ pub struct Picture {
     pub integrations: Vec<Arc<Installed>>,
     /// In order of making, revoked ones included.
     pub tokens: Vec<TokenEntry>,
+    /// Where alerts are sent, in order of making.
+    pub alert_endpoints: Vec<Arc<super::alerts::AlertEndpoint>>,
     /// Ids left half-way by a crash: their feeds are to be removed, then their rows.
     pub leftovers: Vec<String>,
 }
@@ -186,10 +188,16 @@ impl Picture {
             .into_iter()
             .map(token)
             .collect::<Result<_, _>>()?;
+        let alert_endpoints = rows
+            .alert_endpoints
+            .into_iter()
+            .map(|row| super::alerts::opened(row, ring).map(Arc::new))
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             sources,
             integrations,
             tokens,
+            alert_endpoints,
             leftovers,
         })
     }
@@ -229,6 +237,14 @@ impl Picture {
         self.integrations
             .iter()
             .find(|integration| integration.id == id)
+    }
+
+    /// An endpoint of alerts by name.
+    #[must_use]
+    pub fn alert_endpoint(&self, name: &str) -> Option<&Arc<super::alerts::AlertEndpoint>> {
+        self.alert_endpoints
+            .iter()
+            .find(|endpoint| endpoint.name == name)
     }
 
     /// A source by id.

@@ -66,6 +66,23 @@ CREATE TABLE IF NOT EXISTS agents (
 CREATE TABLE IF NOT EXISTS answers (
   place TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, key_id TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS answers_by_age ON answers (at_ms);
+CREATE TABLE IF NOT EXISTS alert_endpoints (
+  ord INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL,
+  key_id TEXT NOT NULL, sealed BLOB NOT NULL, old_key_id TEXT, old_sealed BLOB, old_until_ms INTEGER,
+  gone_at_ms INTEGER, created_at_ms INTEGER NOT NULL, changed_at_ms INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS alerts (
+  n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, endpoint TEXT NOT NULL, rule TEXT NOT NULL,
+  integration TEXT NOT NULL, integration_name TEXT NOT NULL, summary TEXT NOT NULL, reason TEXT,
+  value INTEGER NOT NULL, threshold INTEGER NOT NULL, since_ms INTEGER NOT NULL, noticed_ms INTEGER NOT NULL,
+  notices INTEGER NOT NULL, resolved_ms INTEGER) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS alerts_open ON alerts (endpoint, rule, integration) WHERE resolved_ms IS NULL;
+CREATE TABLE IF NOT EXISTS alert_notices (
+  n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+  endpoint TEXT NOT NULL REFERENCES alert_endpoints(name) ON DELETE CASCADE, alert TEXT, kind TEXT NOT NULL,
+  body TEXT NOT NULL, created_ms INTEGER NOT NULL, attempts INTEGER NOT NULL, next_ms INTEGER NOT NULL,
+  last_error TEXT, outcome TEXT, ended_ms INTEGER) STRICT;
+CREATE INDEX IF NOT EXISTS alert_notices_waiting ON alert_notices (endpoint, n) WHERE outcome IS NULL;
+CREATE INDEX IF NOT EXISTS alert_notices_of ON alert_notices (alert, n);
 ";
 
 /// Why the database was not opened. Nothing in it was changed.
@@ -228,6 +245,7 @@ pub struct Rows {
     pub secrets: Vec<SecretRow>,
     pub tokens: Vec<TokenRow>,
     pub agents: Vec<AgentRow>,
+    pub alert_endpoints: Vec<super::alerts::AlertEndpointRow>,
 }
 
 /// The open database.
@@ -387,6 +405,7 @@ impl Store {
                     })
                 },
             )?,
+            alert_endpoints: all(&tx, super::alerts::ROWS, super::alerts::row)?,
             tokens: all(
                 &tx,
                 "SELECT id, name, role, hash, origin, created_at_ms, expires_at_ms, revoked_at_ms FROM tokens ORDER BY ord",

@@ -262,8 +262,17 @@ impl Call<'_> {
     }
 
     fn values(&self, vendor: &str) -> Reply {
-        let world = self.state.world(&self.param("at"));
         let (user, flag) = (self.param("user"), self.param("flag"));
+        if vendor == "optimizely" {
+            let who = Some(user.as_str()).filter(|user| !user.is_empty());
+            let all = self.state.impressions(&self.param("at"), who);
+            let one = |of: &str| all.get(of)?.get(&flag).cloned();
+            return Ok(match &*flag {
+                "" => all,
+                _ => json!({"user": user, "flag": flag, "value": one(&user)}),
+            });
+        }
+        let world = self.state.world(&self.param("at"));
         let values = if !flag.is_empty() {
             if user.is_empty() {
                 return Err(bad("`flag` needs `user` beside it".to_owned()));

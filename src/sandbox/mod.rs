@@ -210,6 +210,9 @@ impl Handle {
     /// Heap and ODP, slugs at Brevo and Pendo.
     #[must_use]
     pub fn values(&self, vendor: &str, label: &str) -> Value {
+        if vendor == "optimizely" {
+            return self.0.impressions(label, None);
+        }
         let world = self.0.world(label);
         world.values(vendor, None).unwrap_or_default()
     }
@@ -246,6 +249,14 @@ impl State {
             .map_or_else(|| Tally::default().summary(), Tally::summary);
         summary["datafile_reads"] = serde_json::json!(self.datafiles.lock().reads);
         summary
+    }
+
+    /// What Optimizely's impressions say, by visitor and flag.
+    fn impressions(&self, label: &str, visitor: Option<&str>) -> Value {
+        let tallies = self.tallies.lock();
+        tallies
+            .get(label)
+            .map_or_else(|| serde_json::json!({}), |tally| tally.decided(visitor))
     }
 
     fn configure(&self, part: &Value) -> Result<Value, String> {

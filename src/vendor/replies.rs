@@ -40,6 +40,9 @@ pub struct Reading {
     pub room: Option<Room>,
     /// A sentence for people, shown instead of the body (which key is wrong, where to allow an address).
     pub note: Option<String>,
+    /// Were every item refused like this, none of them would be at fault (a wrong app id): after many such refusals in a
+    /// row, with nothing taken in between, the request is paused for this reason instead.
+    pub if_all: Option<&'static str>,
 }
 
 impl Reading {
@@ -56,6 +59,7 @@ impl Reading {
             verdict,
             room: None,
             note: None,
+            if_all: None,
         }
     }
 }

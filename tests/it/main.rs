@@ -2,11 +2,14 @@
 
 mod support;
 
+mod alerts;
 mod canaries;
 mod dashboards;
 mod decide;
 mod decisions;
 mod delivery;
+mod deploy;
+mod fanout;
 mod ingest;
 mod power_loss;
 mod process;

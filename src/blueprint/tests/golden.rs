@@ -84,10 +84,7 @@ fn tracked(sdk: &'static str) -> Vec<Tracked> {
                     *key == conversion["key"]
                         && without_nulls(tags) == without_nulls(conversion.get("tags"))
                 };
-                let at = calls
-                    .iter()
-                    .position(|call| told(call))
-                    .expect("the call it came from");
+                let at = calls.iter().position(told).expect("the call it came from");
                 let call = calls.remove(at);
                 let given = |name: &str, at: usize| match call.get("payload") {
                     Some(payload) => payload[name].clone(),

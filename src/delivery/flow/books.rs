@@ -22,7 +22,11 @@ pub(super) struct Books {
     held: Vec<usize>,
     pub(super) marks: HashMap<u128, Mark>,
     delivered_at: Vec<(Millis, usize)>,
+    skipped: BTreeMap<String, Vec<Seq>>,
 }
+
+/// Reasons found on the way: the mapping of an event does not tell them afterwards.
+const ON_THE_WAY: [&str; 4] = ["superseded", "unchanged", "stale", "missing"];
 
 /// A settle, and what metrics want to know of it.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub(in super::super) struct Settled {
     pub settle: Settle,
     /// (accepted at, how many) of those delivered.
     pub delivered_at: Vec<(Millis, usize)>,
+    /// Which were skipped for reasons that nothing else tells afterwards.
+    pub skipped: BTreeMap<String, Vec<Seq>>,
 }
 
 /// Why an event is set apart, and until when.
@@ -47,7 +53,13 @@ impl Books {
     pub(super) fn finish(&mut self, feed: &str, slot: Slot, fate: Fate, now_ms: Millis) {
         self.leave(&slot);
         match fate {
-            Fate::Skipped(reason) => self.tally(Outcome::Skipped, reason, 1),
+            Fate::Skipped(reason) => {
+                if ON_THE_WAY.contains(&reason.as_str()) {
+                    let seqs = self.skipped.entry(reason.clone()).or_default();
+                    seqs.push(slot.seq);
+                }
+                self.tally(Outcome::Skipped, reason, 1);
+            }
             Fate::Delivered => {
                 self.tally(Outcome::Delivered, String::new(), 1);
                 match self.delivered_at.last_mut() {
@@ -174,6 +186,7 @@ impl Books {
                 marks,
             },
             delivered_at: books.delivered_at,
+            skipped: books.skipped,
         })
     }
 }

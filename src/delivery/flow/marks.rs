@@ -26,6 +26,8 @@ struct Newest {
     /// The newest of those on their way and those sent.
     best: Option<Age>,
     sent: Option<Age>,
+    /// The item (by its turn) that speaks for a newer event of the same value, which was not sent for that reason.
+    stands_in: Option<u64>,
     /// Items on their way.
     users: u32,
     /// Settles that hold its mark and are not stored yet.
@@ -37,6 +39,8 @@ struct Said {
     value: u128,
     at_ms: Millis,
     seq: Seq,
+    /// The newest event that said the same again.
+    again: Age,
     turn: u64,
 }
 
@@ -56,7 +60,6 @@ pub(in super::super) struct Held {
     age: Age,
     turn: u64,
     once_ms: Millis,
-    once_at_ms: Millis,
 }
 
 /// What is known of the events sent.
@@ -109,6 +112,7 @@ impl Marks {
                 value: mark.value,
                 at_ms: mark.at_ms,
                 seq: mark.seq,
+                again: age,
                 turn: 0,
             };
             once.sent.get_or_insert(said);
@@ -126,7 +130,7 @@ impl Marks {
     /// A new item: why it is not to be sent, or what it holds. `lasts_ms` as [`Marks::ended`].
     pub(super) fn enter(
         &mut self,
-        keys: ItemKeys,
+        mut keys: ItemKeys,
         age: Age,
         lasts_ms: Millis,
         now_ms: Millis,
@@ -136,54 +140,93 @@ impl Marks {
         if self.is_older(&keys, age) {
             return Err("superseded");
         }
-        if let Some(key) = keys.newest {
-            self.newest.entry(key).or_default().best = Some(age);
+        if let Some(OnceKey { key, value }) = keys.once {
+            let once = self.once.entry(key ^ ONCE).or_default();
+            if let Some(last) = &mut once.last {
+                // The very event that left the mark, come back for another reason, is not its own repeat.
+                let within = last.at_ms.abs_diff(age.0) < lasts_ms.unsigned_abs();
+                if last.value == value && within && last.seq != age.1 {
+                    last.again = last.again.max(age);
+                    let last = *last;
+                    let is_sent = once.sent.is_some_and(|sent| sent.turn == last.turn);
+                    self.said_already(keys.newest, &last, is_sent, age, now_ms, marks);
+                    return Err("unchanged");
+                }
+                if age < (last.at_ms, last.seq) {
+                    // It tells of the past: what was said last stays what it is.
+                    keys.once = None;
+                } else if age < last.again {
+                    // After it the value said last was true again, and nobody will say so once more.
+                    return Err("superseded");
+                }
+            }
         }
         if let Some(OnceKey { key, value }) = keys.once {
             let once = self.once.entry(key ^ ONCE).or_default();
-            let unchanged = once.last.is_some_and(|last| {
-                last.value == value
-                    && (age.0.saturating_sub(last.at_ms)) < lasts_ms
-                    // The very event that left the mark, come back for another reason, is not its own repeat.
-                    && last.seq != age.1
-            });
-            if unchanged {
-                // It need not be sent, but nothing older may be any more.
-                if let Some((key, newest)) = keys
-                    .newest
-                    .and_then(|key| Some((key, self.newest.get_mut(&key)?)))
-                {
-                    newest.was_sent(key, age, now_ms, marks);
-                }
-                return Err("unchanged");
-            }
             once.last = Some(Said {
                 value,
-                // Never back in time: the journal keeps the later of two marks.
-                at_ms: once.last.map_or(age.0, |last| last.at_ms.max(age.0)),
+                at_ms: age.0,
                 seq: age.1,
+                again: age,
                 turn: self.turn,
             });
             once.users += 1;
         }
-        if let Some(newest) = keys.newest.and_then(|key| self.newest.get_mut(&key)) {
+        if let Some(key) = keys.newest {
+            let newest = self.newest.entry(key).or_default();
+            newest.best = Some(age);
+            newest.stands_in = None;
             newest.users += 1;
         }
-        let last = keys
-            .once
-            .and_then(|once| self.once.get(&(once.key ^ ONCE))?.last);
         Ok(Held {
             keys,
             age,
             turn: self.turn,
             once_ms: lasts_ms,
-            once_at_ms: last.map_or(age.0, |last| last.at_ms),
         })
+    }
+
+    /// An event says again what `last` said. It is not sent, but nothing older than it may be either, except the item
+    /// that says it, while that is on its way.
+    fn said_already(
+        &mut self,
+        newest: Option<u128>,
+        last: &Said,
+        is_sent: bool,
+        age: Age,
+        now_ms: Millis,
+        marks: &mut HashMap<u128, Mark>,
+    ) {
+        let Some(key) = newest else {
+            return;
+        };
+        let newest = self.newest.entry(key).or_default();
+        let known = last.turn == 0
+            || newest.stands_in == Some(last.turn)
+            || newest
+                .best
+                .is_none_or(|best| best <= (last.at_ms, last.seq));
+        // Else something else was newer than it, which is none of this event's business.
+        if known {
+            newest.best = newest.best.max(Some(age));
+            newest.stands_in = Some(last.turn);
+            if is_sent {
+                newest.was_sent(key, age, now_ms, marks);
+            }
+        }
     }
 
     /// Has a newer event of the same key come in since?
     pub(super) fn superseded(&self, held: &Held) -> bool {
-        self.is_older(&held.keys, held.age)
+        self.is_older(&held.keys, held.age) && !self.stands_in(held)
+    }
+
+    /// Does the item say what a newer event says, too?
+    fn stands_in(&self, held: &Held) -> bool {
+        held.keys
+            .newest
+            .and_then(|key| self.newest.get(&key))
+            .is_some_and(|newest| newest.stands_in == Some(held.turn))
     }
 
     /// The item goes on without what its `newest` key is about.
@@ -213,8 +256,12 @@ impl Marks {
             .and_then(|key| Some((key, self.newest.get_mut(&key)?)))
         {
             newest.users = newest.users.saturating_sub(1);
+            let stands_in = newest.stands_in == Some(held.turn);
             if sent {
-                newest.was_sent(key, held.age, now_ms, marks);
+                let age = newest.best.filter(|_| stands_in).unwrap_or(held.age);
+                newest.was_sent(key, age, now_ms, marks);
+            } else if stands_in {
+                newest.stands_in = None;
             }
             if newest.users == 0 {
                 newest.best = newest.sent;
@@ -227,11 +274,12 @@ impl Marks {
             once.users = once.users.saturating_sub(1);
             if sent {
                 if once.sent.is_none_or(|known| known.turn <= held.turn) {
-                    let at_ms = held.once_at_ms;
+                    let at_ms = held.age.0;
                     once.sent = Some(Said {
                         value: once_key.value,
                         at_ms,
                         seq,
+                        again: held.age,
                         turn: held.turn,
                     });
                     let mark = Mark {
@@ -317,6 +365,72 @@ mod tests {
         );
         let later = marks.enter(once(7, 1), (61_000, 6), 60_000, 0, &mut HashMap::new());
         assert!(later.is_ok());
+    }
+
+    /// Enters an event of key 7.
+    fn come(marks: &mut Marks, value: u128, at: i64) -> Result<Held, &'static str> {
+        let keys = ItemKeys {
+            newest: Some(7),
+            ..once(7, value)
+        };
+        marks.enter(keys, (at, at as Seq), 60_000, 0, &mut HashMap::new())
+    }
+
+    #[test]
+    fn a_repeat_does_not_outdate_the_item_on_its_way_that_says_the_same() {
+        let mut marks = Marks::default();
+        let mut stored = HashMap::new();
+        let held = come(&mut marks, 1, 1).unwrap();
+        assert_eq!(come(&mut marks, 1, 2).err(), Some("unchanged"));
+        assert_eq!(come(&mut marks, 1, 4).err(), Some("unchanged"));
+        assert!(!marks.superseded(&held), "it alone says what is the newest");
+        assert_eq!(come(&mut marks, 2, 3).err(), Some("superseded"));
+        marks.ended(&held, true, 0, &mut stored);
+        assert_eq!(stored[&7].at_ms, 4, "stored once it is true, not before");
+        // What is newer still takes its place.
+        let held = come(&mut marks, 2, 5).unwrap();
+        assert_eq!(come(&mut marks, 2, 6).err(), Some("unchanged"));
+        let newer = come(&mut marks, 3, 7).unwrap();
+        assert!(marks.superseded(&held));
+        assert!(!marks.superseded(&newer));
+    }
+
+    #[test]
+    fn what_tells_of_the_past_does_not_hide_what_comes_after() {
+        let mut marks = Marks::default();
+        let mut sent = Vec::new();
+        for (at, value) in [(10, 1), (5, 2), (11, 2), (6, 2)] {
+            if let Ok(held) = marks.enter(
+                once(7, value),
+                (at, at as Seq),
+                60_000,
+                0,
+                &mut HashMap::new(),
+            ) {
+                sent.push(at);
+                marks.ended(&held, true, 0, &mut HashMap::new());
+            }
+        }
+        assert_eq!(sent, [10, 5, 11]);
+        // Said again at 20, which was no news; sent now, what was true in between would stand as the newest.
+        let mut come = |at: i64, value| {
+            marks
+                .enter(
+                    once(7, value),
+                    (at, at as Seq),
+                    60_000,
+                    0,
+                    &mut HashMap::new(),
+                )
+                .err()
+        };
+        assert_eq!(come(20, 2), Some("unchanged"));
+        assert_eq!(come(15, 3), Some("superseded"));
+        assert_eq!(come(9, 3), None, "history");
+        assert_eq!(come(21, 3), None);
+        // Switched off, nothing is a repeat.
+        let held = marks.enter(once(7, 2), (4, 4), 0, 0, &mut HashMap::new());
+        assert!(held.is_ok());
     }
 
     #[test]

@@ -110,6 +110,7 @@ fn heard(verdict: Verdict) -> Heard {
         status: Some(418),
         answer: "no".into(),
         note: None,
+        if_all: None,
         room: None,
     }
 }

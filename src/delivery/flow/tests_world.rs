@@ -317,6 +317,7 @@ impl World {
             status: Some(status),
             answer: String::new(),
             note: None,
+            if_all: None,
             room: None,
         };
         self.flow.heard(job, heard, self.now_ms, chance);

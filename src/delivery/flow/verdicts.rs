@@ -13,6 +13,10 @@ const ANSWER_BYTES_MAX: usize = 4 << 10;
 /// Items are sent again at once so often; then the job waits like a failed one.
 const ROUNDS_MAX: u32 = 3;
 
+/// So many items refused one after the other, with nothing taken in between, are not at fault themselves where the
+/// vendor's reader says that may be.
+const REFUSED_IN_ROW_MAX: u32 = 10;
+
 /// The reason of events whose subject the vendor does not know yet; with the number of times they were set apart.
 const MISSING: &str = "missing";
 
@@ -32,6 +36,13 @@ impl Flow {
             status: heard.status,
             answer: cap(&heard.answer, ANSWER_BYTES_MAX),
         };
+        if let Some(reason) = self.all_refused(gate, &heard) {
+            let detail = format!(
+                "the last {REFUSED_IN_ROW_MAX} were refused one by one, so it is likely not they that are wrong: {}",
+                detail_of(&heard)
+            );
+            return self.pause(job, reason, detail, now_ms);
+        }
         match heard.verdict {
             HeardVerdict::All(Verdict::Delivered) => {
                 self.works(gate);
@@ -67,6 +78,26 @@ impl Flow {
                 self.each(job, verdicts, &refusal(), chance, now_ms);
             }
         }
+    }
+
+    /// Is it the vendor's door that is closed, and not the items that are bad?
+    fn all_refused(&mut self, gate: usize, heard: &Heard) -> Option<&'static str> {
+        let door = self.doors.get_mut(gate)?;
+        let taken = |verdict: &ItemVerdict| *verdict == ItemVerdict::Delivered;
+        match &heard.verdict {
+            HeardVerdict::All(Verdict::Delivered) => door.refused_in_row = 0,
+            HeardVerdict::Each(each) if each.iter().any(taken) => door.refused_in_row = 0,
+            HeardVerdict::Each(each) if matches!(each[..], [ItemVerdict::Dead { .. }]) => {
+                let reason = heard.if_all?;
+                door.refused_in_row += 1;
+                if door.refused_in_row >= REFUSED_IN_ROW_MAX {
+                    door.refused_in_row = 0;
+                    return Some(reason);
+                }
+            }
+            _ => {}
+        }
+        None
     }
 
     /// A job whose request cannot be made: halved like a refused one.
@@ -332,6 +363,17 @@ impl Flow {
             job.batch.items.extend(search.0.into_kept());
         }
         self.end_sent(&mut job, now_ms, how);
+    }
+}
+
+/// What the vendor, or its reader, says of a refused item.
+fn detail_of(heard: &Heard) -> &str {
+    match &heard.verdict {
+        HeardVerdict::Each(each) => match &each[..] {
+            [ItemVerdict::Dead { detail, .. }, ..] => detail,
+            _ => &heard.answer,
+        },
+        HeardVerdict::All(_) => &heard.answer,
     }
 }
 

@@ -86,6 +86,7 @@ pub(in super::super) fn by_body(facts: &ReplyFacts<'_>) -> Reading {
         verdict,
         room,
         note: None,
+        if_all: None,
     }
 }
 

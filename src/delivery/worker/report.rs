@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::RngExt as _;
 
-use super::super::flow::{Heard, Job, RequestState};
+use super::super::flow::{Heard, HeardVerdict, Job, RequestState};
 use super::super::status::{RequestStatus, State};
 use super::super::{mask, read};
 use super::Worker;
-use crate::blueprint::Plan;
+use crate::blueprint::{Plan, Verdict};
 use crate::clock::Millis;
 use crate::logbook::Attempt;
 use crate::metrics;
@@ -51,6 +51,12 @@ impl Worker {
             reason = "a batch has far fewer than 2^52 items"
         )]
         metrics::batch_events(&integration.id).record(job.batch.items.len() as f64);
+        if let HeardVerdict::All(Verdict::Delivered) = heard.verdict
+            && let Some(note) = &heard.note
+        {
+            metrics::vendor_doubts(&integration.id, &request).increment(1);
+            tracing::warn!(integration = %integration.id, request, "taken with a reservation: {note}");
+        }
         self.note_answer(&heard, &label, now_ms);
         self.log_attempt(&job, &request, at_ms, took, &result, &heard, error);
         let chance: f64 = self.parts.chance.random();
@@ -63,7 +69,7 @@ impl Worker {
         if matches!(word, "delivered" | "partial") {
             status.last_success_ms = Some(now_ms);
         }
-        if word != "delivered" {
+        if word != "delivered" || heard.note.is_some() {
             let said = heard.note.as_ref().unwrap_or(&heard.answer);
             let said: String = said.chars().take(300).collect();
             status.last_error = Some(format!("{label}: {said}"));
@@ -237,10 +243,13 @@ fn heard_of(plan: &Plan, job: &Job, answer: &Answer) -> Heard {
             .iter()
             .map(|of| {
                 let first = of.first().and_then(|index| items.get(*index));
-                first.map_or(&[][..], |item| item.json.as_slice())
+                first.map_or(&[][..], |item| plan.bare(item.part, &item.json))
             })
             .collect(),
-        None => items.iter().map(|item| item.json.as_slice()).collect(),
+        None => items
+            .iter()
+            .map(|item| plan.bare(item.part, &item.json))
+            .collect(),
     };
     read::answer(
         plan,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::people::Key;
-use super::{Brevo, Call, UnknownContact, invalid, missing, refusal};
+use super::{Brevo, Call, Policies, UnknownContact, invalid, missing, refusal};
 use crate::clock::Millis;
 use crate::sandbox::book::Marks;
 use crate::sandbox::exchange::{Reply, is_iso_time, text};
@@ -24,7 +24,7 @@ impl Brevo {
             Ok(event) => event,
             Err(refused) => return refused,
         };
-        if let Err(why) = check(event, marks) {
+        if let Err(why) = check(event, call.policies, marks) {
             return invalid(why);
         }
         self.take(event, call, marks);
@@ -66,7 +66,7 @@ impl Brevo {
                 .as_object()
                 .ok_or("event must be an object".to_owned())
             {
-                Ok(event) => match check(event, marks) {
+                Ok(event) => match check(event, call.policies, marks) {
                     Ok(()) => self.take(event, call, marks),
                     Err(why) => errors.push(json!({"eventIndex": [index], "message": why})),
                 },
@@ -178,8 +178,8 @@ fn batch_reply(sent: usize, errors: Vec<Value>, undercount: u64, marks: &mut Mar
 }
 
 /// Whether an event's fields are what Brevo takes (rule BR4).
-fn check(event: &Map<String, Value>, marks: &mut Marks) -> Result<(), String> {
-    let found = fields(event);
+fn check(event: &Map<String, Value>, policies: &Policies, marks: &mut Marks) -> Result<(), String> {
+    let found = fields(event).and_then(|()| texts(event, policies));
     if let Err(why) = &found {
         marks.refused("BR4", why.as_str());
         return found;
@@ -192,6 +192,19 @@ fn check(event: &Map<String, Value>, marks: &mut Marks) -> Result<(), String> {
         return Err("event_properties exceeds 50KB".to_owned());
     }
     Ok(())
+}
+
+/// Whether an event is free of the texts this account refuses.
+fn texts(event: &Map<String, Value>, policies: &Policies) -> Result<(), String> {
+    if policies.refused_texts.is_empty() {
+        return Ok(());
+    }
+    let said = serde_json::to_string(event).unwrap_or_default();
+    let refused = |text: &&String| said.contains(text.as_str());
+    match policies.refused_texts.iter().find(refused) {
+        Some(text) => Err(format!("`{text}` is not acceptable")),
+        None => Ok(()),
+    }
 }
 
 fn fields(event: &Map<String, Value>) -> Result<(), String> {

@@ -57,6 +57,8 @@ pub struct Policies {
     pub bare_array: bool,
     /// A 202 counts so many events fewer than were sent: a loss Brevo does not explain.
     pub undercount: u64,
+    /// Events that hold one of these texts are refused, for a reason Brevo does not publish.
+    pub refused_texts: Vec<String>,
     /// How long an import takes, in milliseconds.
     pub import_ms: u64,
 }
@@ -77,6 +79,7 @@ impl Default for Policies {
             flaky_codes: false,
             bare_array: false,
             undercount: 0,
+            refused_texts: Vec::new(),
             import_ms: 0,
         }
     }

@@ -6,6 +6,7 @@
 //! body over the limit, the shape of strict answers.
 
 pub mod datafiles;
+pub mod decided;
 pub mod strict;
 pub mod tally;
 pub mod wire;
@@ -61,7 +62,11 @@ pub fn events(
     }
     if let Ok(batch) = serde_json::from_slice::<wire::Batch<'_>>(body) {
         let facts = tally::facts(&batch, catalog);
-        tally(&mut |tally| tally.take(&facts, body.len(), remember, now_ms));
+        let decided = decided::of_batch(&batch);
+        tally(&mut |tally| {
+            tally.take(&facts, body.len(), remember, now_ms);
+            tally.latest.take(&decided);
+        });
         return Answer {
             status: StatusCode::NO_CONTENT,
             body: Bytes::new(),

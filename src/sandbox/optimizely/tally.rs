@@ -215,6 +215,8 @@ pub enum Refused {
 /// The counts of one door (`/optimizely/…`, or `/at/{label}/optimizely/…`).
 #[derive(Debug, Default)]
 pub struct Tally {
+    /// Who has which variation.
+    pub(super) latest: super::decided::Latest,
     requests: Requests,
     events: u64,
     counted: u64,
@@ -316,6 +318,12 @@ impl Tally {
             .filter(|uuid| !self.ids.contains(id_of(uuid)))
             .collect();
         (asked, missing)
+    }
+
+    /// `{visitor: {flag: variation}}` as impressions say, of all visitors or of one.
+    #[must_use]
+    pub fn decided(&self, visitor: Option<&str>) -> Value {
+        self.latest.values(visitor)
     }
 
     /// Requests whose body was over the vendor's limit.

@@ -32,9 +32,12 @@ pub struct Visitor<'a> {
     pub snapshots: Vec<Snapshot<'a>>,
 }
 
-/// Events (and decisions, which are not looked at here).
+/// Decisions, and the events that tell of them.
 #[derive(Debug, Deserialize)]
 pub struct Snapshot<'a> {
+    /// Decisions, unread.
+    #[serde(borrow, default)]
+    pub decisions: Option<&'a RawValue>,
     /// Events.
     #[serde(borrow, default)]
     pub events: Vec<Event<'a>>,

@@ -17,10 +17,13 @@ pub fn any(facts: &ReplyFacts<'_>) -> Reading {
             "wrong_region",
             "Heap sends us elsewhere: the app_id belongs to the other data region (config `region`)",
         ),
-        400 => halve_or_dead(facts, "refused", || {
-            "Heap refuses it without saying why; if it refuses every event so, check app_id and region"
-                .to_owned()
-        }),
+        400 => Reading {
+            if_all: Some("bad_app_id_or_region"),
+            ..halve_or_dead(facts, "refused", || {
+                "Heap refuses it without saying why; if it refuses every event so, check app_id and region"
+                    .to_owned()
+            })
+        },
         404 | 405 => pause(
             "not_found",
             "there is no Heap at this address: check base_url",
@@ -74,6 +77,7 @@ mod tests {
             say(400, 1).verdict,
             Reads::Each(each) if matches!(each[..], [ItemVerdict::Dead { reason: "refused", .. }])
         ));
+        assert_eq!(say(400, 1).if_all, Some("bad_app_id_or_region"));
     }
 
     #[test]

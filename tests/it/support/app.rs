@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aqueduct::app::App;
-use aqueduct::clock::SystemClock;
+use aqueduct::clock::{SharedClock, SystemClock};
 use aqueduct::config::{Inputs, Settings};
-use aqueduct::sandbox::Sandbox;
+use aqueduct::sandbox::{Handle, Sandbox};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub(crate) struct TestApp {
     pub(crate) admin: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) sandbox: SocketAddr,
+    /// A look inside the sandbox.
+    pub(crate) vendors: Handle,
     pub(crate) http: reqwest::Client,
     /// Keeps the directory until the test ends; none when the test owns it.
     _owned_dir: Option<tempfile::TempDir>,
@@ -46,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) sandbox: Option<SocketAddr>,
     /// Other settings, as environment variables.
     pub(crate) environment: Vec<(&'static str, String)>,
+    /// The gateway and the sandbox go by this clock, not by the machine's.
+    pub(crate) clock: Option<SharedClock>,
 }
 
 impl TestApp {
@@ -65,14 +69,17 @@ impl TestApp {
             .data_dir
             .unwrap_or_else(|| owned_dir.as_ref().expect("made above").path().to_owned());
         let sandbox_stop = CancellationToken::new();
-        let sandbox = Sandbox::bind(
+        let clock = setup.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let sandbox = Sandbox::bind_with(
             setup
                 .sandbox
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+            clock.clone(),
         )
         .await
         .expect("sandbox");
         let sandbox_addr = sandbox.addr;
+        let vendors = sandbox.handle();
         tokio::spawn(sandbox.run(sandbox_stop.clone().cancelled_owned()));
 
         let mut inputs = Inputs::default();
@@ -93,9 +100,7 @@ impl TestApp {
             set(name, value);
         }
         let settings = Settings::load(&inputs).expect("valid settings");
-        let app = App::build(settings, Arc::new(SystemClock))
-            .await
-            .expect("gateway builds");
+        let app = App::build(settings, clock).await.expect("gateway builds");
         let addresses = app.addresses();
         let soft = CancellationToken::new();
         let running = app.run(soft.clone(), CancellationToken::new());
@@ -112,6 +117,7 @@ impl TestApp {
             admin: addresses.admin,
             metrics: addresses.metrics,
             sandbox: sandbox_addr,
+            vendors,
             http: client(),
             _owned_dir: owned_dir,
             soft,
@@ -205,6 +211,24 @@ impl TestApp {
             .await;
         assert_eq!(status, 201, "{reply}");
         reply["id"].as_str().expect("id").to_owned()
+    }
+
+    /// Installs a vendor's variant; the install's whole answer. Fails the test when it is refused.
+    pub(crate) async fn install(
+        &self,
+        vendor: &str,
+        variant: &str,
+        config: Value,
+        settings: Value,
+    ) -> Value {
+        let (status, reply) = self
+            .admin("POST", &format!("integration-catalog/{vendor}/install"), Some(json!({
+                "name": format!("{vendor} {variant}"), "variant": variant, "delivery_mode": "server_side",
+                "config": config, "settings": settings,
+            })))
+            .await;
+        assert_eq!(status, 201, "{reply}");
+        reply
     }
 
     /// An integration's row of the ledger.

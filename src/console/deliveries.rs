@@ -1,0 +1,158 @@
+//! The delivery log: every request made at a vendor, and one of them with its bodies.
+
+use askama::Template;
+use axum::extract::{Extension, Path, State};
+use axum::http::Uri;
+
+use super::Console;
+use super::form::{Form, query_of, segment};
+use super::format::{Pill, When, bytes, count, pretty, span};
+use super::frame::{Answer, Frame, page};
+use super::gate::Who;
+use super::integrations::{AttemptRow, attempt_row};
+use super::views::{Attempt, Integration, Listed};
+
+/// (word of the API, words for people)
+const OUTCOMES: [(&str, &str); 5] = [
+    ("delivered", "delivered"),
+    ("retry", "will retry"),
+    ("bisect", "split and retried"),
+    ("reject", "refused"),
+    ("pause", "paused it"),
+];
+
+#[derive(Template)]
+#[template(path = "deliveries.html")]
+struct ListPage {
+    frame: Frame,
+    integrations: Vec<(String, String, bool)>,
+    outcomes: Vec<(&'static str, &'static str, bool)>,
+    message_id: String,
+    rows: Vec<Row>,
+    older: Option<String>,
+    filtered: bool,
+}
+
+struct Row {
+    integration: String,
+    attempt: AttemptRow,
+    trigger: String,
+    number: u32,
+}
+
+#[derive(Template)]
+#[template(path = "delivery.html")]
+struct ShowPage {
+    frame: Frame,
+    attempt: Attempt,
+    integration: String,
+    when: When,
+    status: Pill,
+    verdict: Pill,
+    took: String,
+    size: String,
+    request: Option<String>,
+    answer: Option<String>,
+}
+
+/// The log.
+pub(super) async fn list(
+    State(console): State<Console>,
+    Extension(who): Extension<Who>,
+    uri: Uri,
+) -> Answer {
+    let query = Form::query(uri.query());
+    let wanted = [
+        ("integration", query.text("integration").trim()),
+        ("outcome", query.text("outcome").trim()),
+        ("message_id", query.text("message_id").trim()),
+    ];
+    let with = |pairs: &[(&'static str, &str)]| {
+        let mut all = wanted.to_vec();
+        all.extend_from_slice(pairs);
+        query_of(&all)
+    };
+    let path = format!(
+        "/deliveries{}",
+        with(&[("cursor", query.text("before")), ("limit", "50")])
+    );
+    let now_ms = console.now_ms();
+    let attempts: Listed<Attempt> = console.api().get(&who.actor, &path).await?;
+    let integrations: Listed<Integration> = console
+        .api()
+        .get(&who.actor, "/integrations?limit=100")
+        .await?;
+    let rows = attempts
+        .data
+        .iter()
+        .map(|attempt| Row {
+            integration: name_of(&integrations, &attempt.integration),
+            attempt: attempt_row(attempt, now_ms),
+            trigger: attempt.trigger.clone(),
+            number: attempt.attempt,
+        })
+        .collect();
+    Ok(page(&ListPage {
+        frame: Frame::new(&who, "deliveries", "Delivery log"),
+        outcomes: OUTCOMES
+            .iter()
+            .map(|(word, shown)| (*word, *shown, *word == wanted[1].1))
+            .collect(),
+        message_id: wanted[2].1.to_owned(),
+        older: attempts
+            .next_cursor
+            .map(|cursor| format!("/deliveries{}", with(&[("before", &cursor)]))),
+        filtered: wanted.iter().any(|(_, value)| !value.is_empty()),
+        integrations: choices(&integrations, wanted[0].1),
+        rows,
+    }))
+}
+
+/// Integrations to choose from: id, name, chosen.
+pub(super) fn choices(
+    integrations: &Listed<Integration>,
+    chosen: &str,
+) -> Vec<(String, String, bool)> {
+    integrations
+        .data
+        .iter()
+        .map(|one| (one.id.clone(), one.name.clone(), one.id == chosen))
+        .collect()
+}
+
+/// An integration's name; its id when it is gone.
+pub(super) fn name_of(integrations: &Listed<Integration>, id: &str) -> String {
+    integrations
+        .data
+        .iter()
+        .find(|one| one.id == id)
+        .map_or_else(|| id.to_owned(), |one| one.name.clone())
+}
+
+/// One request with its bodies.
+pub(super) async fn show(
+    State(console): State<Console>,
+    Extension(who): Extension<Who>,
+    Path(id): Path<String>,
+) -> Answer {
+    let attempt: Attempt = console
+        .api()
+        .get(&who.actor, &format!("/deliveries/{}", segment(&id)))
+        .await?;
+    let integrations: Listed<Integration> = console
+        .api()
+        .get(&who.actor, "/integrations?limit=100")
+        .await?;
+    Ok(page(&ShowPage {
+        frame: Frame::new(&who, "deliveries", "Delivery"),
+        integration: name_of(&integrations, &attempt.integration),
+        when: When::iso(&attempt.at, console.now_ms()),
+        status: Pill::status(attempt.status, attempt.error.as_deref()),
+        verdict: Pill::outcome(&attempt.verdict),
+        took: span(&i64::try_from(attempt.took_ms).unwrap_or(i64::MAX)),
+        size: bytes(&attempt.request_bytes),
+        request: attempt.request_body.as_ref().map(pretty),
+        answer: attempt.response_body.as_ref().map(pretty),
+        attempt,
+    }))
+}

@@ -1,0 +1,76 @@
+//! Forms as browsers send them: `application/x-www-form-urlencoded`, read into pairs.
+
+use url::form_urlencoded;
+
+/// Largest body taken, in bytes.
+pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Name of the field that proves a form is one of ours.
+pub(super) const CSRF_FIELD: &str = "_csrf";
+
+/// A form as it was sent. Handlers find it in the request's extensions once the gate has let it through.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Form(Vec<(String, String)>);
+
+impl Form {
+    pub(super) fn read(body: &[u8]) -> Self {
+        Self(
+            form_urlencoded::parse(body)
+                .map(|(name, value)| (name.into_owned(), value.into_owned()))
+                .collect(),
+        )
+    }
+
+    /// The query string of an address.
+    pub(super) fn query(query: Option<&str>) -> Self {
+        Self::read(query.unwrap_or_default().as_bytes())
+    }
+
+    /// A field's value; empty when it was not sent.
+    pub(super) fn text(&self, name: &str) -> &str {
+        self.0
+            .iter()
+            .find(|(field, _)| field == name)
+            .map_or("", |(_, value)| value.as_str())
+    }
+
+    /// A field's value without white space around it; none when nothing is left.
+    pub(super) fn given(&self, name: &str) -> Option<&str> {
+        Some(self.text(name).trim()).filter(|text| !text.is_empty())
+    }
+
+    /// True for a field that was sent, even empty.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(field, _)| field == name)
+    }
+
+    /// All values of a field that may be sent more than once.
+    pub(super) fn all(&self, name: &str) -> Vec<&str> {
+        self.0
+            .iter()
+            .filter(|(field, _)| field == name)
+            .map(|(_, value)| value.as_str())
+            .collect()
+    }
+}
+
+/// A query string of the pairs that have a value, with its question mark; empty when none has.
+pub(super) fn query_of(pairs: &[(&str, &str)]) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
+        query.append_pair(name, value);
+    }
+    let query = query.finish();
+    if query.is_empty() {
+        query
+    } else {
+        format!("?{query}")
+    }
+}
+
+/// A text as one segment of a path.
+pub(super) fn segment(text: &str) -> String {
+    // Form encoding writes a space as `+`, which a path takes literally.
+    let encoded: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    encoded.replace('+', "%20")
+}

@@ -1,0 +1,212 @@
+//! What was refused at the door, the books, and who changed what.
+
+use askama::Template;
+use axum::extract::{Extension, State};
+use axum::http::Uri;
+
+use super::Console;
+use super::form::{Form, query_of};
+use super::format::{Pill, When, count, pretty};
+use super::frame::{Answer, Frame, page};
+use super::gate::Who;
+use super::overview::words;
+use super::views::{Books, BooksRow, Deed, Listed, Rejected, Source, Verified};
+
+#[derive(Template)]
+#[template(path = "rejected.html")]
+struct RejectedPage {
+    frame: Frame,
+    sources: Vec<(Source, bool)>,
+    code: String,
+    rows: Vec<RejectedRow>,
+    older: Option<String>,
+    filtered: bool,
+}
+
+struct RejectedRow {
+    when: When,
+    source: String,
+    index: u32,
+    code: String,
+    message: String,
+    raw: String,
+}
+
+#[derive(Template)]
+#[template(path = "ledger.html")]
+struct LedgerPage {
+    frame: Frame,
+    balanced: bool,
+    rows: Vec<LedgerRow>,
+}
+
+struct LedgerRow {
+    books: BooksRow,
+    name: String,
+    skipped: Vec<(String, u64)>,
+    dead: Vec<(String, u64)>,
+}
+
+#[derive(Template)]
+#[template(path = "audit.html")]
+struct AuditPage {
+    frame: Frame,
+    rows: Vec<DeedRow>,
+    older: Option<String>,
+    verified: Option<Verified>,
+}
+
+struct DeedRow {
+    when: When,
+    actor: String,
+    role: String,
+    action: String,
+    object: String,
+    result: Pill,
+    before: Option<String>,
+    after: Option<String>,
+}
+
+/// Events refused at the door.
+pub(super) async fn rejected(
+    State(console): State<Console>,
+    Extension(who): Extension<Who>,
+    uri: Uri,
+) -> Answer {
+    let query = Form::query(uri.query());
+    let wanted = [
+        ("source", query.text("source").trim()),
+        ("code", query.text("code").trim()),
+    ];
+    let with = |pairs: &[(&'static str, &str)]| {
+        let mut all = wanted.to_vec();
+        all.extend_from_slice(pairs);
+        query_of(&all)
+    };
+    let now_ms = console.now_ms();
+    let listed: Listed<Rejected> = console
+        .api()
+        .get(
+            &who.actor,
+            &format!(
+                "/rejected-events{}",
+                with(&[("cursor", query.text("before")), ("limit", "50")])
+            ),
+        )
+        .await?;
+    let sources: Listed<Source> = console.api().get(&who.actor, "/sources?limit=100").await?;
+    let rows = listed
+        .data
+        .into_iter()
+        .map(|row| RejectedRow {
+            when: When::iso(&row.at, now_ms),
+            source: sources
+                .data
+                .iter()
+                .find(|source| source.id == row.source)
+                .map_or(row.source, |source| source.name.clone()),
+            index: row.index,
+            code: row.code,
+            message: row.message,
+            raw: pretty(&row.event),
+        })
+        .collect();
+    Ok(page(&RejectedPage {
+        frame: Frame::new(&who, "rejected", "Rejected events"),
+        code: wanted[1].1.to_owned(),
+        older: listed
+            .next_cursor
+            .map(|cursor| format!("/rejected{}", with(&[("before", &cursor)]))),
+        filtered: wanted.iter().any(|(_, value)| !value.is_empty()),
+        sources: sources
+            .data
+            .into_iter()
+            .map(|source| {
+                let lit = source.id == wanted[0].1;
+                (source, lit)
+            })
+            .collect(),
+        rows,
+    }))
+}
+
+/// The books.
+pub(super) async fn ledger(
+    State(console): State<Console>,
+    Extension(who): Extension<Who>,
+) -> Answer {
+    let books: Books = console.api().get(&who.actor, "/ledger").await?;
+    Ok(page(&LedgerPage {
+        frame: Frame::new(&who, "ledger", "Ledger"),
+        balanced: books.balanced,
+        rows: books
+            .data
+            .into_iter()
+            .map(|books| LedgerRow {
+                name: books
+                    .name
+                    .clone()
+                    .unwrap_or_else(|| books.integration.clone()),
+                skipped: reasons(&books.skipped_reasons),
+                dead: reasons(&books.dead_reasons),
+                books,
+            })
+            .collect(),
+    }))
+}
+
+fn reasons(reasons: &std::collections::BTreeMap<String, u64>) -> Vec<(String, u64)> {
+    let mut rows: Vec<(String, u64)> = reasons
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| (words(reason), *count))
+        .collect();
+    rows.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    rows
+}
+
+/// Who changed what.
+pub(super) async fn audit(
+    State(console): State<Console>,
+    Extension(who): Extension<Who>,
+    uri: Uri,
+) -> Answer {
+    let query = Form::query(uri.query());
+    let now_ms = console.now_ms();
+    let path = query_of(&[("cursor", query.text("before")), ("limit", "50")]);
+    let listed: Listed<Deed> = console
+        .api()
+        .get(&who.actor, &format!("/audit{path}"))
+        .await?;
+    // Walking the whole chain takes as long as the log is long: on request only.
+    let verified = if query.has("verify") {
+        Some(console.api().get(&who.actor, "/audit/verify").await?)
+    } else {
+        None
+    };
+    Ok(page(&AuditPage {
+        frame: Frame::new(&who, "audit", "Audit log"),
+        older: listed
+            .next_cursor
+            .map(|cursor| format!("/audit{}", query_of(&[("before", &cursor)]))),
+        verified,
+        rows: listed
+            .data
+            .into_iter()
+            .map(|deed| DeedRow {
+                when: When::iso(&deed.at, now_ms),
+                actor: deed.actor,
+                role: deed.role,
+                action: deed.action,
+                object: deed.object,
+                result: if deed.result == "ok" {
+                    Pill::new("good", "ok")
+                } else {
+                    Pill::new("bad", deed.result)
+                },
+                before: deed.before.as_ref().map(pretty),
+                after: deed.after.as_ref().map(pretty),
+            })
+            .collect(),
+    }))
+}
