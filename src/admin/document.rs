@@ -233,6 +233,10 @@ fn tags() -> Value {
         ),
         tag("sources", "Apps that post events, and their write keys"),
         tag("tokens", "Admin tokens"),
+        tag(
+            "alerts",
+            "Who is told when something is wrong, and what was told"
+        ),
         tag("audit", "Who did what"),
         tag("sync", "Scheduled syncs"),
         tag("document", "This document"),

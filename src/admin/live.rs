@@ -208,7 +208,7 @@ pub(super) async fn recent(
 #[utoipa::path(
     get, path = "/events/live", tag = "events",
     params(LiveParams, ("Last-Event-ID" = Option<String>, Header, description = "Id of the last message seen")),
-    responses((status = 200, body = AcceptedView, content_type = "text/event-stream"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = AcceptedView, content_type = "text/event-stream"), (status = 503, description = "Too many live streams are open"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn live(

@@ -209,6 +209,7 @@ impl Site {
             .await
             .unwrap();
         let api = admin::router(admin::Parts {
+            calls_a_minute: 0,
             registry: registry.clone(),
             alerts: crate::alerts::Handle::new(
                 registry.clone(),
