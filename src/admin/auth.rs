@@ -94,12 +94,9 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
         );
     };
     let now_ms = guard.admin.now_ms();
-    // A request the console makes has no peer: who guesses at its door is its own affair.
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let presented = peer.zip(token.as_deref().map(sha256));
-    if let Some((peer, hash)) = presented
-        && let Some(wait_s) = guard.limits.wait(peer, &hash, now_ms)
-    {
+    let hash = sha256(&token);
+    if let Some(wait_s) = peer.and_then(|peer| guard.limits.wait(peer, &hash, now_ms)) {
         return too_many(
             wait_s,
             "too_many_failures",
@@ -115,7 +112,7 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
             "the token is unknown, expired or revoked; `aqueduct token create` makes one",
         );
     };
-    if let Some((peer, hash)) = presented {
+    if let Some(peer) = peer {
         guard.limits.worked(peer, hash, now_ms);
     }
     let standing = guard.limits.call(&actor.id, now_ms);

@@ -209,7 +209,6 @@ impl Site {
             .await
             .unwrap();
         let api = admin::router(admin::Parts {
-            calls_a_minute: 0,
             registry: registry.clone(),
             alerts: crate::alerts::Handle::new(
                 registry.clone(),
