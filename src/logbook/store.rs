@@ -38,12 +38,12 @@ create index if not exists attempt_wide on attempt(last_seq, first_seq) where la
 create table if not exists rejected(
   id integer primary key autoincrement, at_ms integer not null, source text not null, place integer not null,
   code text not null, message text not null, bytes integer not null, body blob not null);
-create index if not exists rejected_by_source on rejected(source, id);
-create index if not exists rejected_by_code on rejected(code, id);
 create table if not exists skip(
   id integer primary key autoincrement, integration text not null, at_ms integer not null, reason text not null,
   first_seq integer not null, last_seq integer not null, bytes integer not null, seqs blob not null);
 create index if not exists skip_by_seq on skip(last_seq, first_seq);
+create index if not exists rejected_by_source on rejected(source, id);
+create index if not exists rejected_by_code on rejected(code, id);
 ";
 
 /// What the rows take. Each table has its own share, so that many attempts do not push out the rejections.
@@ -170,12 +170,12 @@ impl Store {
         Ok(())
     }
 
-    /// Five eighths for attempts, two for rejections, one for skips.
+    /// Six eighths for attempts, one for rejections, one for skips.
     fn shares(&self) -> Bytes {
         let eighth = self.options.bytes_max / 8;
         Bytes {
-            attempts: self.options.bytes_max - 3 * eighth,
-            rejected: 2 * eighth,
+            attempts: self.options.bytes_max - 2 * eighth,
+            rejected: eighth,
             skips: eighth,
         }
     }

@@ -211,12 +211,29 @@ async fn access(walk: &mut Walk) {
     walk.step("GET", "tokens", json!({}), None).await;
 }
 
+async fn alerts(walk: &mut Walk) {
+    let name = json!({ "name": "on-call" });
+    let body = json!({ "url": "https://hooks.example.com/aqueduct", "repeat_h": 4 });
+    walk.step("PUT", "alerts/{name}", name.clone(), Some(body))
+        .await;
+    walk.step("GET", "alerts/{name}", name.clone(), None).await;
+    walk.step("GET", "alerts", json!({}), None).await;
+    walk.step("DELETE", "alerts/{name}", name, None).await;
+}
+
 async fn installed(walk: &mut Walk) -> Value {
     let vendor = json!({ "vendor": "optimizely" });
     walk.step("GET", "integration-catalog?limit=1", json!({}), None)
         .await;
     walk.step("GET", "integration-catalog/{vendor}", vendor.clone(), None)
         .await;
+    walk.step(
+        "POST",
+        "integration-catalog/{vendor}/test",
+        vendor.clone(),
+        Some(seed_body()),
+    )
+    .await;
     let view = walk
         .step(
             "POST",
@@ -337,6 +354,7 @@ async fn examples_are_what_the_api_answers() {
         examples: serde_json::Map::new(),
     };
     access(&mut walk).await;
+    alerts(&mut walk).await;
     let id = installed(&mut walk).await;
     blueprints(&mut walk, &id).await;
     events(&mut walk, &id).await;
