@@ -217,7 +217,7 @@ pub(super) async fn show(
     params(("name" = String, Path, description = "1 to 40 small letters, digits, `-` or `_`")),
     request_body = PutAlertEndpoint,
     responses((status = 200, body = AlertEndpointView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
-    extensions(("x-minimum-role" = json!("admin")))
+    extensions(("x-creates" = json!(true)), ("x-minimum-role" = json!("admin")))
 )]
 pub(super) async fn put(
     State(admin): State<Admin>,

@@ -104,6 +104,9 @@ fn complete_call(method: &str, path: &str, call: &mut Map<String, Value>, exampl
     *responses = whole;
 }
 
+/// Name of the extension of calls that make what is not there.
+const CREATES: &str = "x-creates";
+
 /// Statuses that follow from the shape of a call.
 fn shared_errors(call: &Map<String, Value>) -> Vec<u16> {
     let takes = |place: &str| {
@@ -117,7 +120,10 @@ fn shared_errors(call: &Map<String, Value>) -> Vec<u16> {
         statuses.push(403);
     }
     if takes("path") {
-        statuses.extend([400, 404]);
+        statuses.push(400);
+        if !call.contains_key(CREATES) {
+            statuses.push(404);
+        }
     }
     if takes("query") {
         statuses.push(422);

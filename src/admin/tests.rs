@@ -35,6 +35,7 @@ mod alerts;
 mod document;
 mod install;
 mod limits;
+mod statuses;
 
 const ADMIN: &str = "adm_token_of_the_tests";
 const RATE: u32 = 1_000;
