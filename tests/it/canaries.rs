@@ -253,7 +253,7 @@ async fn post_events(world: &World, canaries: &mut Canaries) -> Vec<String> {
     ] {
         refusals.push(world.post("/v1/track", body.clone()).await.1);
         let batch =
-            format!("{{\"batch\": [{body}, {{\"type\": \"{odd}\", \"userId\": \"{odd}\"}}]}}");
+            format!("{{\"batch\": [{body}, {{\"type\": \"purchase\", \"userId\": \"{odd}\"}}]}}");
         refusals.push(world.post("/v1/batch", batch).await.1);
     }
     let wrong = canaries.secret("wrongkey");
@@ -525,7 +525,7 @@ async fn canaries_stand_only_where_they_belong() {
     secrets.extend(made.iter().flat_map(|secret| forms(secret)));
     let log = String::from_utf8_lossy(&std::fs::read(&log).expect("log")).into_owned();
     assert!(
-        log.lines().count() > 500 && log.contains("\"TRACE\""),
+        log.lines().count() > 50 && log.contains("\"TRACE\""),
         "{log}"
     );
     outside.push(("the log", log));

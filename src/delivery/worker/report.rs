@@ -13,8 +13,10 @@ use crate::blueprint::{Plan, Verdict};
 use crate::clock::Millis;
 use crate::logbook::Attempt;
 use crate::metrics;
+use crate::registry::Integration;
 use crate::vendor::http::{Answer, SendError};
 use crate::vendor::refresh::Refresh;
+use crate::vendor::replies::ItemVerdict;
 
 /// A wait for a rate is shown when it is longer.
 const RATE_SHOWN_MS: Millis = 1_000;
@@ -34,7 +36,7 @@ impl Worker {
             .get(job.batch.request)
             .map(|request| request.name.clone())
             .unwrap_or_default();
-        let (heard, label, took, error) = match &result {
+        let (mut heard, label, took, error) = match &result {
             Ok(answer) => {
                 let heard = heard_of(&integration.plan, &job, answer);
                 (heard, answer.status.to_string(), answer.took, None)
@@ -51,6 +53,7 @@ impl Worker {
             reason = "a batch has far fewer than 2^52 items"
         )]
         metrics::batch_events(&integration.id).record(job.batch.items.len() as f64);
+        unsaid(&integration, &mut heard);
         if let HeardVerdict::All(Verdict::Delivered) = heard.verdict
             && let Some(note) = &heard.note
         {
@@ -233,6 +236,22 @@ fn shown(request: &RequestState) -> RequestStatus {
 }
 
 /// What an answer means for the items of a job.
+/// A vendor may say a secret back to us; nobody is told it.
+fn unsaid(integration: &Integration, heard: &mut Heard) {
+    heard.note = heard.note.as_deref().map(|note| mask(integration, note));
+    if let HeardVerdict::All(Verdict::Delivered) = heard.verdict {
+        return;
+    }
+    heard.answer = mask(integration, &heard.answer);
+    if let HeardVerdict::Each(each) = &mut heard.verdict {
+        for verdict in each {
+            if let ItemVerdict::Dead { detail, .. } = verdict {
+                *detail = mask(integration, detail);
+            }
+        }
+    }
+}
+
 fn heard_of(plan: &Plan, job: &Job, answer: &Answer) -> Heard {
     let items = &job.batch.items;
     let request = job.batch.request;
