@@ -107,8 +107,12 @@ impl Worker {
             request_body: wire.body.clone(),
             status: heard.status,
             response_body: match result {
-                Ok(answer) => answer.body.clone(),
-                Err(error) => Bytes::from(error.message.clone()),
+                Ok(answer) if answer.body.is_empty() => Bytes::new(),
+                Ok(answer) => {
+                    let said = String::from_utf8_lossy(&answer.body);
+                    Bytes::from(mask(&self.parts.integration, &said))
+                }
+                Err(error) => Bytes::from(mask(&self.parts.integration, &error.message)),
             },
             verdict: read::word(&heard.verdict),
             error,
