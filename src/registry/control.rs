@@ -223,6 +223,12 @@ impl Registry {
         &self.0.checks
     }
 
+    /// Lets nobody change anything while the guard lives: for tests of two changes at once.
+    #[cfg(test)]
+    pub(crate) async fn hold_changes(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.turn.lock().await
+    }
+
     /// Takes over what another process (`aqueduct token`) changed, if anything.
     ///
     /// # Errors

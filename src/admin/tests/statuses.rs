@@ -1,8 +1,14 @@
 //! Every status the document names is reached, call by call.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use super::document::calls;
 use super::limits::exhausted;
 use super::*;
+
+/// How often two calls are sent at once until one finds the other under way.
+const TURNS_MAX: u32 = 50;
 
 /// A gateway with one of everything, and how to reach each status of each call.
 struct Ground {
@@ -144,16 +150,39 @@ impl Ground {
         } else if body.get("name").is_some() {
             body["name"] = json!("Another");
         }
-        // A key is the token's, whatever the call.
-        let key = path.replace('/', "-");
-        let headers = [
-            ("content-type", "application/json"),
-            ("idempotency-key", key.as_str()),
-        ];
         let (path, body) = (self.filled(path), body.to_string());
-        let send = || self.send(method, &path, ADMIN, &headers, &body);
-        let (first, second) = futures_util::future::join(send(), send()).await;
-        first.max(second)
+        let mut found = 0;
+        for turn in 0..TURNS_MAX {
+            // A key is the token's, whatever the call.
+            let key = format!("{}-{turn}", path.replace('/', "-"));
+            let headers = [
+                ("content-type", "application/json"),
+                ("idempotency-key", key.as_str()),
+            ];
+            let send = || self.send(method, &path, ADMIN, &headers, &body);
+            found = self.at_once(send(), send()).await;
+            if found == 409 {
+                break;
+            }
+        }
+        found
+    }
+
+    /// The greater status of two calls of which neither changes anything before both had time to look.
+    async fn at_once(
+        &self,
+        one: impl Future<Output = u16>,
+        other: impl Future<Output = u16>,
+    ) -> u16 {
+        let held = self.api.registry.hold_changes().await;
+        let mut both = pin!(futures_util::future::join(one, other));
+        let looked = tokio::time::timeout(Duration::from_millis(50), &mut both).await;
+        drop(held);
+        let (one, other) = match looked {
+            Ok(both) => both,
+            Err(_) => both.await,
+        };
+        one.max(other)
     }
 
     /// Conflicts of each call's own.
@@ -173,14 +202,10 @@ impl Ground {
             _ => return self.collide(method, path, call).await,
         }
         .to_string();
-        // Changes of the same integration at once: one finds it changed meanwhile, sooner or later.
         let send = || self.send(method, &there, ADMIN, &json, &body);
         let mut found = 0;
-        for _ in 0..50 {
-            found = futures_util::future::join_all((0..4).map(|_| send()))
-                .await
-                .into_iter()
-                .fold(0, u16::max);
+        for _ in 0..TURNS_MAX {
+            found = self.at_once(send(), send()).await;
             if found == 409 {
                 break;
             }
