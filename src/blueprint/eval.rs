@@ -63,7 +63,7 @@ pub(crate) struct Scene<'a> {
     traits: OnceCell<Option<Value>>,
     problems: RefCell<Vec<Problem>>,
     troubled: Cell<bool>,
-    made: Kept,
+    made: OnceCell<Box<Kept>>,
 }
 
 /// Values that formulas made, kept as long as what they are about.
@@ -115,7 +115,7 @@ impl<'a> Scene<'a> {
             traits: OnceCell::new(),
             problems: RefCell::new(Vec::new()),
             troubled: Cell::new(false),
-            made: Kept::default(),
+            made: OnceCell::new(),
         }
     }
 
@@ -137,7 +137,7 @@ impl<'a> Scene<'a> {
 
     /// Keeps a value that was made.
     pub(super) fn keep(&self, value: Value) -> &Value {
-        let mut kept = &self.made;
+        let mut kept = self.made.get_or_init(Box::default);
         let mut value = Some(value);
         loop {
             for place in &kept.values {
