@@ -252,12 +252,12 @@ impl Plan {
         (Mapping::Parts(parts), traces)
     }
 
-    fn part(
+    fn part<'s>(
         &self,
-        send: &ReadySend,
-        scene: &Scene<'_>,
+        send: &'s ReadySend,
+        scene: &'s Scene<'s>,
         tables: &Tables,
-        digests: &mut Digests,
+        digests: &mut Digests<'s>,
         traced: bool,
     ) -> (Part, Option<Vec<FieldTrace>>) {
         let part = |result, notes| Part {
