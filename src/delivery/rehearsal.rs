@@ -47,11 +47,6 @@ impl Rehearsal {
         }
     }
 
-    /// Lets time go by.
-    pub fn pass(&mut self, ms: Millis) {
-        self.now_ms += ms;
-    }
-
     /// Takes records through: read, mapped, in order, cut into batches, made into requests, all taken by the vendor,
     /// and settled. Time goes by as the rates of the requests ask for.
     pub fn run(&mut self, records: &[Bytes]) -> Made {
