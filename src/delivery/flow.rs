@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use super::batch::{Batch, Batcher, Envelope, Item};
 use super::bisect::Search;
@@ -45,7 +46,7 @@ pub(super) use slots::paused_reasons;
 use books::{Apart, Books};
 use lanes::{Lanes, Waiting};
 use marks::Marks;
-use slots::{Ended, Fate, Slot, Slots, bit, dead};
+use slots::{Ended, Fate, Slot, Slots, Standing, bit, dead};
 
 /// A held event is looked at again at least this often.
 const RECHECK_MS: Millis = 30_000;
@@ -190,6 +191,8 @@ pub(super) struct Flow {
     missing_rows: bool,
     generation: u64,
     woken: Vec<String>,
+    /// Of events not taken in yet: requests that need not be made again, by bit.
+    earlier: HashMap<Seq, u64>,
 }
 
 impl Flow {
@@ -225,6 +228,7 @@ impl Flow {
             missing_rows: false,
             generation: 0,
             woken: Vec::new(),
+            earlier: HashMap::new(),
             options,
         }
     }
@@ -303,7 +307,7 @@ impl Flow {
         cut: &mut Vec<Batch>,
     ) {
         let (attempts, parts_done) = match &arrival.origin {
-            Origin::Fresh => (0, 0),
+            Origin::Fresh => (0, self.earlier.remove(&arrival.seq).unwrap_or(0)),
             Origin::Parked {
                 attempts,
                 parts_done,
@@ -322,18 +326,16 @@ impl Flow {
             fate: (parts_done != 0).then_some(Fate::Delivered),
             delivered: parts_done,
             undone: 0,
+            several: 0,
             apart: None,
         };
         let mut parts = match arrival.mapped {
             Err(detail) => return self.finish(slot, dead("undecodable", detail), now_ms),
-            Ok(Mapping::Skipped(reason)) => {
-                return self.finish(slot, Fate::Skipped(reason.to_owned()), now_ms);
-            }
+            Ok(Mapping::Skipped(reason)) => return self.skip(slot, reason, now_ms),
             Ok(Mapping::Parts(parts)) => parts,
         };
         if self.expired(&slot, now_ms) {
-            let fate = Fate::Skipped("expired".to_owned());
-            return self.finish(slot, fate, now_ms);
+            return self.skip(slot, "expired", now_ms);
         }
         if parts_done != 0 {
             parts.retain(|part| parts_done & bit(part.request) == 0);
@@ -342,6 +344,12 @@ impl Flow {
             Some(apart) => self.books.set_apart(&self.options.feed, slot, apart),
             None => self.spread(slot, parts, envelopes, now_ms, cut),
         }
+    }
+
+    /// Nothing (more) of the event is sent.
+    fn skip(&mut self, mut slot: Slot, reason: &str, now_ms: Millis) {
+        slots::merge(&mut slot.fate, Fate::Skipped(reason.to_owned()));
+        self.close(slot, now_ms);
     }
 
     /// Must the event wait for a row? Then all its parts wait, so that none is sent twice.
@@ -387,8 +395,11 @@ impl Flow {
         cut: &mut Vec<Batch>,
     ) {
         let mut items = Vec::new();
+        let mut met = 0;
         for part in parts {
             let request = part.request;
+            slot.several |= met & bit(request);
+            met |= bit(request);
             let ended = match part.result {
                 PartResult::Item {
                     mut json,
@@ -547,8 +558,10 @@ impl Flow {
             let sent = matches!(ended, Ended::As(Fate::Delivered));
             self.marks.ended(&held, sent, now_ms, &mut self.books.marks);
         }
-        if let Some(slot) = self.slots.part_ended(item.slot, item.part, ended) {
-            self.close(slot, now_ms);
+        match self.slots.part_ended(item.slot, item.part, ended) {
+            Standing::Closed(slot) => self.close(*slot, now_ms),
+            Standing::Open(Some((seq, done))) => self.books.part_ended(seq, done, now_ms),
+            Standing::Open(None) => {}
         }
     }
 
@@ -581,9 +594,20 @@ impl Flow {
         self.books.write_off(span, outcome, reason);
     }
 
-    /// What is settled since the last call.
-    pub(super) fn take_settle(&mut self) -> Option<Settled> {
-        self.books.take(&self.options.feed)
+    /// What is settled since the last call. What has merely ended of events that are still open waits a moment for
+    /// something to go along with, see [`Flow::settle_due_ms`].
+    pub(super) fn take_settle(&mut self, now_ms: Millis) -> Option<Settled> {
+        self.books.take(&self.options.feed, now_ms)
+    }
+
+    /// When [`Flow::take_settle`] has something, nothing else happening.
+    pub(super) fn settle_due_ms(&self) -> Option<Millis> {
+        self.books.due_ms()
+    }
+
+    /// What had ended of events that were open when the pipeline before this one ended.
+    pub(super) fn ended_earlier(&mut self, parts: Vec<(Seq, u64)>) {
+        self.earlier = parts.into_iter().collect();
     }
 
     /// The tables are others from now on. Returns their generation, for [`Arrivals::generation`].

@@ -189,6 +189,7 @@ impl Worker {
             std::mem::take(&mut *parts.rates.lock()),
             parts.clock.now_ms(),
         );
+        flow.ended_earlier(feed.parts.clone());
         let ordered = FlowOptions::ordered(plan);
         let mut worker = Self {
             flow,
@@ -316,6 +317,7 @@ impl Worker {
             reads.then_some(self.read_at_ms + TAIL_EVERY_MS),
             self.may_read_parked().then_some(self.parked_at_ms),
             self.needs_relief().then_some(self.relieve_at_ms),
+            self.flow.settle_due_ms().filter(|_| !self.settling),
             Some(self.limits_at_ms),
         ]
         .into_iter()
@@ -540,7 +542,12 @@ impl Worker {
     }
 
     fn start_settling(&mut self) {
-        let Some(settled) = self.flow.take_settle() else {
+        // Once it stops, nothing comes for what has ended to go along with.
+        let now_ms = match self.stopping {
+            true => Millis::MAX,
+            false => self.parts.clock.now_ms(),
+        };
+        let Some(settled) = self.flow.take_settle(now_ms) else {
             return;
         };
         self.settling = true;

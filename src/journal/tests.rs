@@ -275,6 +275,7 @@ async fn marks_are_written_with_the_settle_and_forgotten_in_time() {
         value: 5,
         at_ms: T0,
         seq: 1,
+        again: (T0, 1),
         until_ms: T0 + 100,
     };
     let mut settle = delivered("a", 0..1);

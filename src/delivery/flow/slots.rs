@@ -54,6 +54,8 @@ pub(super) struct Slot {
     pub delivered: u64,
     /// Requests with a part that did not get through, by bit.
     pub undone: u64,
+    /// Requests with several parts, by bit: what has ended of them is not known before all have.
+    pub several: u64,
     /// When to look at it again, and why it waits.
     pub apart: Option<(Millis, String)>,
 }
@@ -132,6 +134,15 @@ pub(super) fn merge(fate: &mut Option<Fate>, other: Fate) {
     }
 }
 
+/// How an event stands when one of its parts has ended.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// Others have not. Its record and the requests that need not be made again, where that is news.
+    Open(Option<(Seq, u64)>),
+    /// That was its last.
+    Closed(Box<Slot>),
+}
+
 /// The slots, and how much is in them.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
@@ -165,26 +176,30 @@ impl Slots {
         self.slots.get_mut(index)?.as_mut()
     }
 
-    /// Notes how a part ended; gives the event back when that was its last.
-    pub(super) fn part_ended(
-        &mut self,
-        index: usize,
-        request: usize,
-        ended: Ended,
-    ) -> Option<Slot> {
-        let place = self.slots.get_mut(index)?;
-        let slot = place.as_mut()?;
+    /// Notes how a part ended.
+    pub(super) fn part_ended(&mut self, index: usize, request: usize, ended: Ended) -> Standing {
+        let Some(place) = self.slots.get_mut(index) else {
+            return Standing::Open(None);
+        };
+        let Some(slot) = place.as_mut() else {
+            return Standing::Open(None);
+        };
+        let before = slot.parts_done();
         slot.end_part(request, ended);
         slot.open = slot.open.saturating_sub(1);
         if slot.open > 0 {
-            return None;
+            let done = slot.parts_done() & !slot.several;
+            let news = done & !before != 0;
+            return Standing::Open(news.then_some((slot.seq, done)));
         }
-        let slot = place.take()?;
+        let Some(slot) = place.take() else {
+            return Standing::Open(None);
+        };
         self.free.push(index);
         self.bytes = self.bytes.saturating_sub(slot.bytes);
         let counter = self.counter(&slot.origin);
         *counter = counter.saturating_sub(1);
-        Some(slot)
+        Standing::Closed(Box::new(slot))
     }
 
     fn counter(&mut self, origin: &Origin) -> &mut usize {

@@ -8,6 +8,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::feed::FeedState;
 use super::{DeadFilter, DeadLetter, Mark, Parked, Seq};
 use crate::clock::Millis;
@@ -121,6 +123,29 @@ pub enum Aside {
         /// What.
         mark: Mark,
     },
+    /// Parts of a parked record have ended (or of one that a cancelled replay put back among the dead letters).
+    Ended {
+        /// The feed.
+        feed: String,
+        /// The record.
+        seq: Seq,
+        /// The parts, a bit per request.
+        parts: u64,
+    },
+    /// Parts that have ended of a feed's open records, all of them: replaces what was kept.
+    Parts {
+        /// The feed.
+        feed: String,
+        /// In order of the records.
+        parts: Vec<(Seq, u64)>,
+    },
+    /// What a feed's reader keeps for itself: replaces what was kept.
+    Note {
+        /// The feed.
+        feed: String,
+        /// Whatever it is.
+        note: Bytes,
+    },
     /// A delivery is given up.
     Bury(DeadLetter),
     /// A dead letter turned out to be on its way still.
@@ -143,7 +168,7 @@ pub struct Change {
     pub duplicates: Option<u64>,
     /// Steps, to be done in order.
     pub aside: Vec<Aside>,
-    /// Feeds as they are now, tallies included (created when new).
+    /// Feeds as they are now, tallies included (created when new); but their parts and notes go by `aside`.
     pub feeds: Vec<FeedState>,
 }
 
