@@ -6,7 +6,8 @@
 //!
 //! Each request of the plan has a line of its own: its gate (or one it shares), its rate, its jobs. The rooms:
 //! `slots` (events without outcome), `books` (outcomes), `lanes` (order), `buckets` (rates), `marks` (what was sent
-//! last), `send` (what goes out next), `verdicts` (what became of it), `apart` (what must not wait in memory).
+//! last), `notes` (what must be known after a restart), `send` (what goes out next), `verdicts` (what became of it),
+//! `apart` (what must not wait in memory).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -27,6 +28,7 @@ mod books;
 mod buckets;
 mod lanes;
 mod marks;
+mod notes;
 mod options;
 mod send;
 mod slots;
@@ -193,6 +195,12 @@ pub(super) struct Flow {
     woken: Vec<String>,
     /// Of events not taken in yet: requests that need not be made again, by bit.
     earlier: HashMap<Seq, u64>,
+    /// The rates are to be written down.
+    note_wanted: bool,
+    /// … and are just being.
+    noting: bool,
+    /// It was written down that all is over.
+    left: bool,
 }
 
 impl Flow {
@@ -229,6 +237,9 @@ impl Flow {
             generation: 0,
             woken: Vec::new(),
             earlier: HashMap::new(),
+            note_wanted: true,
+            noting: false,
+            left: false,
             options,
         }
     }
@@ -596,8 +607,17 @@ impl Flow {
 
     /// What is settled since the last call. What has merely ended of events that are still open waits a moment for
     /// something to go along with, see [`Flow::settle_due_ms`].
-    pub(super) fn take_settle(&mut self, now_ms: Millis) -> Option<Settled> {
-        self.books.take(&self.options.feed, now_ms)
+    /// `leaving`: nothing is sent any more; all of it, and a last note.
+    pub(super) fn take_settle(&mut self, now_ms: Millis, leaving: bool) -> Option<Settled> {
+        let farewell = leaving && self.wants_farewell();
+        let note = (farewell || !leaving && self.wants_note()).then(|| self.note(farewell));
+        let all = leaving || note.is_some();
+        let mut settled = self.books.take(&self.options.feed, all, now_ms);
+        if note.is_some() {
+            let settled = settled.get_or_insert_with(|| Settled::nothing(&self.options.feed));
+            settled.settle.note = note;
+        }
+        settled
     }
 
     /// When [`Flow::take_settle`] has something, nothing else happening.
@@ -628,31 +648,6 @@ impl Flow {
         slots
             .filter_map(|item| Some(self.slots.get(item.slot)?.seq))
             .collect()
-    }
-
-    /// Takes over the rates of a pipeline that was there before, by name of the request.
-    pub(super) fn take_over(&mut self, rates: Vec<(String, Bucket)>, now_ms: Millis) {
-        for (name, bucket) in rates {
-            let index = self
-                .options
-                .requests
-                .iter()
-                .position(|rules| *rules.name == *name);
-            if let Some(line) = index.and_then(|index| self.lines.get_mut(index)) {
-                line.bucket.take_over(bucket, now_ms);
-            }
-        }
-    }
-
-    /// The rates, for the pipeline that comes after.
-    pub(super) fn rates(&self) -> Vec<(String, Bucket)> {
-        let names = self
-            .options
-            .requests
-            .iter()
-            .map(|rules| rules.name.to_string());
-        let buckets = self.lines.iter().map(|line| line.bucket.clone());
-        names.zip(buckets).collect()
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -718,5 +713,7 @@ fn since_ms(origin: &Origin, now_ms: Millis) -> Millis {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_restart;
 #[cfg(test)]
 mod tests_world;

@@ -111,6 +111,8 @@ enum Done {
         result: Result<(), JournalError>,
         unparked: Vec<Seq>,
         marks: Vec<Mark>,
+        /// The rates were written down with it.
+        noted: bool,
     },
     Limits(Result<expiry::Backlog, JournalError>),
     Woken(Result<(), JournalError>),
@@ -185,10 +187,8 @@ impl Worker {
         let integration = &parts.integration;
         let plan = &integration.plan;
         let mut flow = Flow::new(FlowOptions::of(&integration.id, plan, &integration.tuning));
-        flow.take_over(
-            std::mem::take(&mut *parts.rates.lock()),
-            parts.clock.now_ms(),
-        );
+        let rates = std::mem::take(&mut *parts.rates.lock());
+        flow.recall(&feed.note, rates, parts.clock.now_ms());
         flow.ended_earlier(feed.parts.clone());
         let ordered = FlowOptions::ordered(plan);
         let mut worker = Self {
@@ -542,12 +542,8 @@ impl Worker {
     }
 
     fn start_settling(&mut self) {
-        // Once it stops, nothing comes for what has ended to go along with.
-        let now_ms = match self.stopping {
-            true => Millis::MAX,
-            false => self.parts.clock.now_ms(),
-        };
-        let Some(settled) = self.flow.take_settle(now_ms) else {
+        let now_ms = self.parts.clock.now_ms();
+        let Some(settled) = self.flow.take_settle(now_ms, self.stopping) else {
             return;
         };
         self.settling = true;
@@ -566,6 +562,7 @@ impl Worker {
         self.work.push(Box::pin(async move {
             let unparked = settle.unpark.clone();
             let marks = settle.marks.clone();
+            let noted = settle.note.is_some();
             let result = journal.settle(settle).await;
             if result.is_ok() {
                 count(&feed, &settled.delivered_at, clock.now_ms());
@@ -582,6 +579,7 @@ impl Worker {
                 result,
                 unparked,
                 marks,
+                noted,
             }
         }));
     }
@@ -660,8 +658,12 @@ impl Worker {
                 result: Ok(()),
                 unparked,
                 marks,
+                noted,
             } => {
                 self.settling = false;
+                if noted {
+                    self.flow.note_stored();
+                }
                 self.flow.marks_stored(&marks);
                 self.parked_settled.extend(unparked);
                 self.forget_settled();

@@ -389,7 +389,11 @@ mod tests {
         let mut settle = delivered(vec![12..13]);
         settle.parts = vec![(14, 0b100), (25, 0b1)];
         state.settle(&settle, 20).unwrap();
-        assert_eq!(state.parts, [(14, 0b101)], "and none of records that do not exist");
+        assert_eq!(
+            state.parts,
+            [(14, 0b101)],
+            "and none of records that do not exist"
+        );
         state.settle(&delivered(vec![14..15]), 20).unwrap();
         assert!(state.parts.is_empty());
         assert!(state.is_open(11) && !state.is_open(12) && !state.is_open(9));

@@ -45,6 +45,19 @@ pub(in super::super) struct Settled {
     pub skipped: BTreeMap<String, Vec<Seq>>,
 }
 
+impl Settled {
+    pub(super) fn nothing(feed: &str) -> Self {
+        Self {
+            settle: Settle {
+                feed: feed.to_owned(),
+                ..Settle::default()
+            },
+            delivered_at: Vec::new(),
+            skipped: BTreeMap::new(),
+        }
+    }
+}
+
 /// Why an event is set apart, and until when.
 #[derive(Debug)]
 pub(super) struct Apart {
@@ -179,9 +192,10 @@ impl Books {
         Some(since_ms.saturating_add(PARTS_WAIT_MS))
     }
 
-    /// All of it, if there is anything that should not wait.
-    pub(super) fn take(&mut self, feed: &str, now_ms: Millis) -> Option<Settled> {
-        if !self.has_outcomes() && self.due_ms().is_none_or(|due_ms| due_ms > now_ms) {
+    /// All of it, if there is anything that should not wait; or anything at all.
+    pub(super) fn take(&mut self, feed: &str, all: bool, now_ms: Millis) -> Option<Settled> {
+        let due = self.due_ms().is_some_and(|due_ms| all || due_ms <= now_ms);
+        if !self.has_outcomes() && !due {
             return None;
         }
         let mut books = std::mem::take(self);

@@ -462,6 +462,52 @@ mod tests {
     }
 
     #[test]
+    fn until_when_a_value_was_said_again_is_known_after_a_restart() {
+        for repeated_on_its_way in [true, false] {
+            let (mut marks, mut stored) = (Marks::default(), HashMap::new());
+            let enter = |marks: &mut Marks, value, at: i64, stored: &mut HashMap<u128, Mark>| {
+                marks.enter(once(7, value), (at, at as Seq), 60_000, 0, stored)
+            };
+            let held = enter(&mut marks, 1, 10, &mut stored).unwrap();
+            if repeated_on_its_way {
+                assert_eq!(
+                    enter(&mut marks, 1, 20, &mut stored).err(),
+                    Some("unchanged")
+                );
+                assert!(stored.is_empty(), "it has not been said yet");
+            }
+            marks.ended(&held, true, 0, &mut stored);
+            let repeat = enter(&mut marks, 1, 20, &mut stored);
+            assert_eq!(repeat.err(), Some("unchanged"));
+            let kept: Vec<Mark> = stored.into_values().collect();
+            assert_eq!((kept[0].at_ms, kept[0].again), (10, (20, 20)));
+            let mut marks = Marks::default();
+            marks.learn(&kept);
+            let mut stored = HashMap::new();
+            assert_eq!(
+                enter(&mut marks, 2, 15, &mut stored).err(),
+                Some("superseded")
+            );
+            // The very event that left the mark, sent again, takes nothing of it away.
+            let again = enter(&mut marks, 1, 10, &mut stored).unwrap();
+            marks.ended(&again, true, 0, &mut stored);
+            assert_eq!(
+                stored.values().next().map(|mark| mark.again),
+                Some((20, 20))
+            );
+            assert!(enter(&mut marks, 2, 21, &mut stored).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_mark_of_a_time_to_come_is_kept_as_long_as_it_counts() {
+        let (mut marks, mut stored) = (Marks::default(), HashMap::new());
+        let held = marks.enter(once(7, 1), (50_000, 1), 60_000, 0, &mut stored);
+        marks.ended(&held.unwrap(), true, 1_000, &mut stored);
+        assert_eq!(stored.into_values().next().unwrap().until_ms, 110_000);
+    }
+
+    #[test]
     fn what_was_refused_does_not_hide_the_next_of_its_kind() {
         let mut marks = Marks::default();
         let held = marks

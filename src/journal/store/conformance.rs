@@ -406,7 +406,10 @@ fn keeps_what_has_ended_and_a_note_beside_a_feed(open: Open<'_>) {
         parts: 1 << 63 | 1,
     };
     for (feeds, aside) in [
-        (vec![feed(4, 0, 1)], vec![parts(&[(3, 1)]), Aside::Park(parked(4, 7))]),
+        (
+            vec![feed(4, 0, 1)],
+            vec![parts(&[(3, 1)]), Aside::Park(parked(4, 7))],
+        ),
         (vec![], vec![note("a"), ended]),
         (vec![], vec![parts(&[(5, 1 << 63), (900, 2)]), note("b")]),
     ] {

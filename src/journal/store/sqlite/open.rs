@@ -373,7 +373,11 @@ mod tests {
         let path = old_store(dir.path(), format);
         let marks = u64::from(format > 1);
         let shape = crate::journal::inspect::shape(dir.path()).unwrap();
-        assert_eq!((shape.marks, shape.dead_letters), (marks, 1), "read as it is");
+        assert_eq!(
+            (shape.marks, shape.dead_letters),
+            (marks, 1),
+            "read as it is"
+        );
         for _ in 0..2 {
             let mut store = open(dir.path(), [0; 16]).unwrap();
             let loaded = store.load().unwrap();
@@ -386,7 +390,10 @@ mod tests {
             assert_eq!((letters[0].seq, letters[0].parts_done), (1, 0));
             assert!(reader.marks("f", &[1]).unwrap().is_empty());
             let known = reader.marks("f", &[7]).unwrap();
-            assert_eq!(known.first().map(|mark| mark.again), (marks > 0).then_some((8, 9)));
+            assert_eq!(
+                known.first().map(|mark| mark.again),
+                (marks > 0).then_some((8, 9))
+            );
             // An older version looks at the head of the file only.
             let head = std::fs::read(&path).unwrap();
             assert_eq!(head[60..64], FORMAT.to_be_bytes());
