@@ -193,8 +193,10 @@ pub(super) struct Flow {
     missing_rows: bool,
     generation: u64,
     woken: Vec<String>,
-    /// Of events not taken in yet: requests that need not be made again, by bit.
+    /// Of events not taken in yet: requests that need not be made again, as kept.
     earlier: HashMap<Seq, u64>,
+    /// See [`slots::layout`].
+    layout: u64,
     /// The rates are to be written down.
     note_wanted: bool,
     /// … and are just being.
@@ -237,6 +239,7 @@ impl Flow {
             generation: 0,
             woken: Vec::new(),
             earlier: HashMap::new(),
+            layout: slots::layout(options.requests.iter().map(|rules| &*rules.name)),
             note_wanted: true,
             noting: false,
             left: false,
@@ -325,6 +328,7 @@ impl Flow {
                 ..
             } => (*attempts, *parts_done),
         };
+        let parts_done = slots::bits_of(parts_done, self.layout);
         let slot = Slot {
             seq: arrival.seq,
             at_ms: arrival.at_ms,
@@ -338,6 +342,7 @@ impl Flow {
             delivered: parts_done,
             undone: 0,
             several: 0,
+            layout: self.layout,
             apart: None,
         };
         let mut parts = match arrival.mapped {

@@ -3,7 +3,8 @@
 //!
 //! [`Worker::step`] starts whatever may be started and takes in one thing that ended; [`Worker::run`] does so until
 //! it is told to stop. Everything under way is a value in one set of futures, so a step never waits for two things.
-//! A crash at any point only means that events not yet settled are read, mapped and sent again, byte for byte.
+//! A crash at any point only means that events not yet settled are read, mapped and sent again, byte for byte; but not
+//! those parts of them that are known to have ended.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;

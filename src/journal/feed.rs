@@ -88,7 +88,7 @@ impl FeedState {
         seq >= self.pos && !self.above.get(at).is_some_and(|run| run.contains(&seq))
     }
 
-    /// Adds to what has ended of open records, and forgets those that are not open any more.
+    /// Takes in what has ended of open records, and forgets those that are not open any more.
     fn note_parts(&mut self, parts: &[(Seq, u64)], end: Seq) {
         let mut all = std::mem::take(&mut self.parts);
         all.extend(parts.iter().filter(|(seq, _)| *seq < end));
@@ -96,7 +96,7 @@ impl FeedState {
         all.dedup_by(|next, known| {
             let same = next.0 == known.0;
             if same {
-                known.1 |= next.1;
+                known.1 = next.1;
             }
             same
         });
@@ -264,16 +264,16 @@ pub fn decode_runs(pos: Seq, mut bytes: &[u8]) -> Option<Vec<Range<Seq>>> {
     Some(runs)
 }
 
-/// Parts as stored: LEB128 of the gap to the record before and of the bits, alternately. Persisted: must be
-/// kept stable.
+/// Parts as stored: LEB128 of the gap to the record before, and of what differs from its bits, alternately. Persisted:
+/// must be kept stable.
 #[must_use]
 pub fn encode_parts(parts: &[(Seq, u64)]) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut at = 0;
+    let mut before = (0, 0);
     for (seq, bits) in parts {
-        put(&mut out, seq - at);
-        put(&mut out, *bits);
-        at = *seq;
+        put(&mut out, seq - before.0);
+        put(&mut out, bits ^ before.1);
+        before = (*seq, *bits);
     }
     out
 }
@@ -282,10 +282,11 @@ pub fn encode_parts(parts: &[(Seq, u64)]) -> Vec<u8> {
 #[must_use]
 pub fn decode_parts(mut bytes: &[u8]) -> Option<Vec<(Seq, u64)>> {
     let mut parts = Vec::new();
-    let mut at: Seq = 0;
+    let (mut at, mut bits): (Seq, u64) = (0, 0);
     while !bytes.is_empty() {
         at = at.checked_add(take(&mut bytes)?)?;
-        parts.push((at, take(&mut bytes)?));
+        bits ^= take(&mut bytes)?;
+        parts.push((at, bits));
     }
     Some(parts)
 }
@@ -391,7 +392,7 @@ mod tests {
         state.settle(&settle, 20).unwrap();
         assert_eq!(
             state.parts,
-            [(14, 0b101)],
+            [(14, 0b100)],
             "and none of records that do not exist"
         );
         state.settle(&delivered(vec![14..15]), 20).unwrap();

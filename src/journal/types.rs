@@ -122,7 +122,7 @@ pub struct DeadLetter {
     pub status: Option<u16>,
     /// The vendor's last answer, capped.
     pub answer: String,
-    /// Parts of the event that have ended already, a bit per request of the blueprint: they are not sent again.
+    /// Parts of the event that have ended already and are not sent again: bits whose meaning is the reader's affair.
     pub parts_done: u64,
     /// The record itself.
     pub record: Bytes,
@@ -145,7 +145,7 @@ pub struct Parked {
     pub reason: String,
     /// The replay it belongs to, if any.
     pub replay: Option<String>,
-    /// Parts of the event that have ended already, a bit per request of the blueprint: they are not sent again.
+    /// Parts of the event that have ended already and are not sent again: bits whose meaning is the reader's affair.
     pub parts_done: u64,
     /// The record itself.
     pub record: Bytes,
@@ -187,8 +187,8 @@ pub struct Settle {
     pub park: Vec<Parked>,
     /// What is remembered of what was sent.
     pub marks: Vec<Mark>,
-    /// Records not settled yet of which some parts have ended: a bit per request of the blueprint, as in
-    /// [`Parked::parts_done`]. Kept until the record is settled.
+    /// Records not settled yet of which some parts have ended, all of each that have: as in [`Parked::parts_done`].
+    /// Kept until the record is settled.
     pub parts: Vec<(Seq, u64)>,
     /// What the feed's reader wants to find again when it begins anew; replaces what was kept.
     pub note: Option<Bytes>,

@@ -184,7 +184,7 @@ impl Marks {
                 if age < (last.at_ms, last.seq) {
                     // It tells of the past: what was said last stays what it is.
                     keys.once = None;
-                } else if age < last.again {
+                } else if age < last.again && !own {
                     // After it the value said last was true again, and nobody will say so once more.
                     return Err("superseded");
                 }

@@ -1,6 +1,7 @@
 //! The events in memory that have no outcome yet: each in a slot, with what its parts came to so far. Pure.
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 
 use super::Origin;
 use crate::blueprint::RequestPlan;
@@ -56,6 +57,8 @@ pub(super) struct Slot {
     pub undone: u64,
     /// Requests with several parts, by bit: what has ended of them is not known before all have.
     pub several: u64,
+    /// Whose bits they are, see [`layout`].
+    pub layout: u64,
     /// When to look at it again, and why it waits.
     pub apart: Option<(Millis, String)>,
 }
@@ -81,18 +84,52 @@ impl Slot {
         }
     }
 
-    /// Requests that need not be made again when the event comes back.
-    pub(super) fn parts_done(&self) -> u64 {
+    /// Requests that need not be made again when the event comes back, by bit.
+    fn done(&self) -> u64 {
         self.delivered & !self.undone
+    }
+
+    /// … as the journal keeps them.
+    pub(super) fn parts_done(&self) -> u64 {
+        self.stamped(self.done())
+    }
+
+    fn stamped(&self, done: u64) -> u64 {
+        if done == 0 { 0 } else { done | self.layout }
     }
 }
 
-/// A request's bit in `parts_done`; requests beyond the 64th have none, and are made again.
+/// Bits of requests; those above say which requests they are meant of.
+const BITS: u32 = 48;
+const OF_REQUESTS: u64 = (1 << BITS) - 1;
+
+/// A request's bit in `parts_done`; requests beyond the 48th have none, and are made again.
 pub(in super::super) fn bit(request: usize) -> u64 {
-    u32::try_from(request)
+    let bit = u32::try_from(request)
         .ok()
-        .and_then(|request| 1_u64.checked_shl(request))
-        .unwrap_or(0)
+        .and_then(|request| 1_u64.checked_shl(request));
+    bit.unwrap_or(0) & OF_REQUESTS
+}
+
+/// Stands above the bits: of which requests, in which order, they are. Another revision of a blueprint may have others;
+/// better a request is made twice than one of them never.
+pub(super) fn layout<'a>(names: impl Iterator<Item = &'a str>) -> u64 {
+    let mut hash = Sha256::new();
+    for name in names {
+        hash.update(name.as_bytes());
+        hash.update([0]);
+    }
+    let digest = hash.finalize();
+    let two = u64::from(digest[0]) << 8 | u64::from(digest[1]);
+    two.max(1) << BITS
+}
+
+/// The bits the journal kept, if they are of these requests. (Those kept by earlier releases do not say.)
+pub(super) fn bits_of(kept: u64, layout: u64) -> u64 {
+    match kept & !OF_REQUESTS {
+        of if of == 0 || of == layout => kept & OF_REQUESTS,
+        _ => 0,
+    }
 }
 
 /// The reason of events set apart because a request is closed.
@@ -137,7 +174,7 @@ pub(super) fn merge(fate: &mut Option<Fate>, other: Fate) {
 /// How an event stands when one of its parts has ended.
 #[derive(Debug)]
 pub(super) enum Standing {
-    /// Others have not. Its record and the requests that need not be made again, where that is news.
+    /// Others have not. Its record and the requests that need not be made again, as kept, where that is news.
     Open(Option<(Seq, u64)>),
     /// That was its last.
     Closed(Box<Slot>),
@@ -184,13 +221,13 @@ impl Slots {
         let Some(slot) = place.as_mut() else {
             return Standing::Open(None);
         };
-        let before = slot.parts_done();
+        let before = slot.done();
         slot.end_part(request, ended);
         slot.open = slot.open.saturating_sub(1);
         if slot.open > 0 {
-            let done = slot.parts_done() & !slot.several;
+            let done = slot.done() & !slot.several;
             let news = done & !before != 0;
-            return Standing::Open(news.then_some((slot.seq, done)));
+            return Standing::Open(news.then(|| (slot.seq, slot.stamped(done))));
         }
         let Some(slot) = place.take() else {
             return Standing::Open(None);
@@ -212,7 +249,19 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fate, merge};
+    use super::{Fate, bit, bits_of, layout, merge};
+
+    #[test]
+    fn bits_of_other_requests_are_not_believed() {
+        let (old, new) = (
+            layout(["a", "b"].into_iter()),
+            layout(["c", "a", "b"].into_iter()),
+        );
+        let kept = old | bit(1);
+        assert_eq!((bits_of(kept, old), bits_of(kept, new)), (bit(1), 0));
+        assert_eq!(bits_of(bit(1), new), bit(1), "of an earlier release");
+        assert_eq!((bit(47) & old, bit(48)), (0, 0));
+    }
 
     #[test]
     fn a_skip_with_a_reason_is_not_hidden_by_a_request_that_was_not_for_the_event() {

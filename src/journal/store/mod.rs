@@ -107,7 +107,7 @@ pub struct Seen {
 pub enum Aside {
     /// A record is set apart.
     Park(Parked),
-    /// A parked record gets a new time; payload and history stay, and parts that have ended stay ended.
+    /// A parked record gets a new time, and all parts that have ended; payload and history stay.
     Repark(Parked),
     /// A parked record is settled.
     Unpark {
@@ -123,13 +123,13 @@ pub enum Aside {
         /// What.
         mark: Mark,
     },
-    /// Parts of a parked record have ended (or of one that a cancelled replay put back among the dead letters).
+    /// All parts that have ended of a parked record (or of one that a cancelled replay put back among the dead letters).
     Ended {
         /// The feed.
         feed: String,
         /// The record.
         seq: Seq,
-        /// The parts, a bit per request.
+        /// As in [`Parked::parts_done`].
         parts: u64,
     },
     /// Parts that have ended of a feed's open records, all of them: replaces what was kept.

@@ -461,7 +461,7 @@ fn aside(transaction: &Transaction<'_>, step: &Aside) -> Step<()> {
         Aside::Repark(parked) => transaction
             .prepare_cached(
                 "UPDATE parked SET due_ms = ?3, attempts = ?4, reason = ?5, replay = coalesce(?6, replay),
-                    parts_done = parts_done | ?7
+                    parts_done = ?7
                  WHERE feed = ?1 AND seq = ?2",
             )?
             .execute(params![
@@ -481,8 +481,8 @@ fn aside(transaction: &Transaction<'_>, step: &Aside) -> Step<()> {
         Aside::Mark { feed, mark } => remember(transaction, feed, mark),
         Aside::Ended { feed, seq, parts } => {
             for statement in [
-                "UPDATE parked SET parts_done = parts_done | ?3 WHERE feed = ?1 AND seq = ?2",
-                "UPDATE dead_letter SET parts_done = parts_done | ?3 WHERE feed = ?1 AND seq = ?2 AND cancelled = 1",
+                "UPDATE parked SET parts_done = ?3 WHERE feed = ?1 AND seq = ?2",
+                "UPDATE dead_letter SET parts_done = ?3 WHERE feed = ?1 AND seq = ?2 AND cancelled = 1",
             ] {
                 transaction
                     .prepare_cached(statement)?
