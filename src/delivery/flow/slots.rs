@@ -120,7 +120,10 @@ pub(super) fn layout<'a>(names: impl Iterator<Item = &'a str>) -> u64 {
         hash.update([0]);
     }
     let digest = hash.finalize();
-    let two = u64::from(digest[0]) << 8 | u64::from(digest[1]);
+    let two = digest
+        .iter()
+        .take(2)
+        .fold(0, |two, byte| (two << 8) | u64::from(*byte));
     two.max(1) << BITS
 }
 

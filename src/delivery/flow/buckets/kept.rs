@@ -17,7 +17,7 @@ pub(in super::super) struct Kept {
     /// The declared windows.
     declared: Vec<Span>,
     /// Those in use, and what counts in them: until when, requests, items.
-    logs: Vec<(Span, Vec<(Millis, u64, u64)>)>,
+    logs: Vec<(Span, Vec<Step>)>,
     /// What headers said: the limit, what is left of it, until when.
     vendor: Vec<(u64, u64, Millis)>,
     /// Eighths of the rate in use, and since when.
@@ -30,6 +30,9 @@ pub(in super::super) struct Kept {
 
 /// A window: its length in milliseconds, requests, items.
 type Span = (Millis, Option<u64>, Option<u64>);
+
+/// What counts in a window: until when, requests, items.
+type Step = (Millis, u64, u64);
 
 fn span(window: &Window) -> Span {
     (window.per_ms, window.requests, window.items)
@@ -170,7 +173,7 @@ impl Bucket {
 
 impl Log {
     /// What counts, in few steps; nothing is forgotten earlier than it would be.
-    fn coarse(&self) -> Vec<(Millis, u64, u64)> {
+    fn coarse(&self) -> Vec<Step> {
         let all: Vec<&Spent> = self.spent.iter().collect();
         let size = all.len().div_ceil(STEPS_KEPT).max(1);
         let steps = all.chunks(size).map(|chunk| {
