@@ -36,12 +36,15 @@ pub(crate) mod gate;
 mod handle;
 mod mapping;
 mod read;
+#[doc(hidden)]
+pub mod rehearsal;
 pub(crate) mod retry;
 pub mod status;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_live;
+mod wire;
 mod worker;
 
 pub use handle::{Handle, Trial, TrialError, WebhookError};

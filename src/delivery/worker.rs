@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::flow::{Arrivals, Bucket, Flow, FlowOptions, Job, paused_reasons};
 use super::status::Status;
-use super::{Sender, combine, expiry, mapping};
+use super::{Sender, expiry, mapping, wire};
 use crate::blueprint::Tables;
 use crate::clock::{Millis, SharedClock};
 use crate::crew::Crew;
@@ -502,7 +502,7 @@ impl Worker {
 
     fn start_sending(&mut self, mut job: Job, now_ms: Millis) {
         if job.wire.is_none()
-            && let Err(why) = self.make(&mut job)
+            && let Err(why) = wire::make(&self.parts.integration.plan, &mut job)
         {
             return self.flow.unmakeable(job, &why, now_ms);
         }
@@ -519,27 +519,6 @@ impl Worker {
                 result: sending.await,
             }
         }));
-    }
-
-    /// Makes a job's request.
-    fn make(&self, job: &mut Job) -> Result<(), String> {
-        let plan = &self.parts.integration.plan;
-        let request = job.batch.request;
-        let combines = plan
-            .requests()
-            .get(request)
-            .is_some_and(|request| request.combine);
-        let combined = combines.then(|| combine::combine(&job.batch.items));
-        let items: Vec<&[u8]> = match &combined {
-            Some(combined) => combined.objects.iter().map(Vec::as_slice).collect(),
-            None => {
-                let items = job.batch.items.iter();
-                items.map(|item| item.json.as_slice()).collect()
-            }
-        };
-        job.wire = Some(plan.assemble(request, &items, &job.batch.envelope.tables)?);
-        job.combined = combined.map(|combined| combined.of);
-        Ok(())
     }
 
     fn start_settling(&mut self) {
