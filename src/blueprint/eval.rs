@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Tables;
 use super::amount::{
-    amount, compare, iso8601, minor_units, not_a_number, number, sum, time, within,
+    amount, compare, in_range, iso8601, minor_units, not_a_number, number, sum, time, within,
 };
 use super::expr::{Expr, TableRef};
 use super::function::Fun;
@@ -524,7 +524,7 @@ fn required<'a>(args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
     let Some(inner) = args.first() else {
         return Val::Missing;
     };
-    let val = eval(inner, cx);
+    let val = in_range(eval(inner, cx), cx);
     if !val.is_missing() {
         return val;
     }

@@ -97,7 +97,10 @@ impl Rehearsal {
             };
             self.flow.heard(job, taken, self.now_ms, 0.5);
         }
-        if let Some(settled) = self.flow.take_settle() {
+        if let Some(settled) = self.flow.take_settle(self.now_ms, false) {
+            if settled.settle.note.is_some() {
+                self.flow.note_stored();
+            }
             self.flow.marks_stored(&settled.settle.marks);
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! [`Worker::step`] starts whatever may be started and takes in one thing that ended; [`Worker::run`] does so until
 //! it is told to stop. Everything under way is a value in one set of futures, so a step never waits for two things.
-//! A crash at any point only means that events not yet settled are read, mapped and sent again, byte for byte.
+//! A crash at any point only means that events not yet settled are read, mapped and sent again, byte for byte; but not
+//! those parts of them that are known to have ended.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
@@ -111,6 +112,8 @@ enum Done {
         result: Result<(), JournalError>,
         unparked: Vec<Seq>,
         marks: Vec<Mark>,
+        /// The rates were written down with it.
+        noted: bool,
     },
     Limits(Result<expiry::Backlog, JournalError>),
     Woken(Result<(), JournalError>),
@@ -185,10 +188,9 @@ impl Worker {
         let integration = &parts.integration;
         let plan = &integration.plan;
         let mut flow = Flow::new(FlowOptions::of(&integration.id, plan, &integration.tuning));
-        flow.take_over(
-            std::mem::take(&mut *parts.rates.lock()),
-            parts.clock.now_ms(),
-        );
+        let rates = std::mem::take(&mut *parts.rates.lock());
+        flow.recall(&feed.note, rates, parts.clock.now_ms());
+        flow.ended_earlier(feed.parts.clone());
         let ordered = FlowOptions::ordered(plan);
         let mut worker = Self {
             flow,
@@ -316,6 +318,7 @@ impl Worker {
             reads.then_some(self.read_at_ms + TAIL_EVERY_MS),
             self.may_read_parked().then_some(self.parked_at_ms),
             self.needs_relief().then_some(self.relieve_at_ms),
+            self.flow.settle_due_ms().filter(|_| !self.settling),
             Some(self.limits_at_ms),
         ]
         .into_iter()
@@ -519,7 +522,8 @@ impl Worker {
     }
 
     fn start_settling(&mut self) {
-        let Some(settled) = self.flow.take_settle() else {
+        let now_ms = self.parts.clock.now_ms();
+        let Some(settled) = self.flow.take_settle(now_ms, self.stopping) else {
             return;
         };
         self.settling = true;
@@ -538,6 +542,7 @@ impl Worker {
         self.work.push(Box::pin(async move {
             let unparked = settle.unpark.clone();
             let marks = settle.marks.clone();
+            let noted = settle.note.is_some();
             let result = journal.settle(settle).await;
             if result.is_ok() {
                 count(&feed, &settled.delivered_at, clock.now_ms());
@@ -554,6 +559,7 @@ impl Worker {
                 result,
                 unparked,
                 marks,
+                noted,
             }
         }));
     }
@@ -632,8 +638,12 @@ impl Worker {
                 result: Ok(()),
                 unparked,
                 marks,
+                noted,
             } => {
                 self.settling = false;
+                if noted {
+                    self.flow.note_stored();
+                }
                 self.flow.marks_stored(&marks);
                 self.parked_settled.extend(unparked);
                 self.forget_settled();

@@ -286,7 +286,7 @@ impl Flow {
             return None;
         }
         let items = first.items();
-        (!line.bucket.admits(now_ms, items)).then_some(carrier)
+        (!line.bucket.has_room(now_ms, items)).then_some(carrier)
     }
 
     /// Takes the first item out of the first job; it becomes a job of the carrier.
