@@ -196,7 +196,7 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(blueprints::test))
         .routes(routes!(blueprints::try_out))
         .routes(routes!(sources::list, sources::create))
-        .routes(routes!(sources::show, sources::remove))
+        .routes(routes!(sources::show, sources::change, sources::remove))
         .routes(routes!(sources::rotate_key))
         .routes(routes!(sources::revoke_key))
         .routes(routes!(tokens::list, tokens::create))

@@ -194,6 +194,7 @@ impl Listener {
             event_bytes_max: EVENT_BYTES_MAX,
             make_id: &make_id,
             rules: &*self.parts.rules,
+            admits: None,
         };
         let mut records = Vec::new();
         for line in lines {

@@ -19,6 +19,7 @@ mod agents;
 mod control;
 mod draft;
 mod integrations;
+mod permits;
 mod replays;
 mod tuning;
 mod values;
@@ -30,6 +31,7 @@ pub use agents::NewAgent;
 pub use control::{ChangeError, Given, OpenError, Registry};
 pub use draft::shipped_variants;
 pub use integrations::{Changed, Rehearsal};
+pub use permits::{Permits, SourceSpec};
 pub use replays::ReplayRow;
 
 use crate::blueprint::{Blueprint, Config, Plan};
@@ -43,8 +45,10 @@ pub struct Source {
     pub id: String,
     /// Name for people; unique.
     pub name: String,
-    /// Events a second it may post; none = no limit of its own.
+    /// Events a second all its keys together may post; none = no limit of its own.
     pub rate: Option<u32>,
+    /// What else its keys are held to.
+    pub permits: Permits,
     /// Posts are taken.
     pub enabled: bool,
     /// When it was made.
