@@ -10,7 +10,7 @@ mod plan;
 mod queue;
 mod room;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::dedup::Dedup;
 use super::store::{Block, Change, Seen, Store, StoreError, TrimRule};
 use super::{AppendError, Appended, JournalError, Options, Record, Seq, Settle};
 use crate::clock::{Millis, SharedClock};
+use crate::journal::labels::LabelChange;
 use crate::metrics as meters;
 use queue::{AppendReply, SettleReply};
 use room::Shortage;
@@ -183,6 +184,7 @@ impl Committer {
             );
         }
         change.aside = std::mem::take(&mut plan.aside);
+        change.labels.tallies = std::mem::take(&mut plan.labels.tallies);
         change.feeds = plan.feeds.values().cloned().collect();
         match self.write(&change) {
             Ok(()) => {
@@ -251,6 +253,7 @@ impl Committer {
         let capacity = (bytes + 4 * records).min(bytes_max + bytes_max / 8);
         let mut duplicates = duplicates_before;
         let mut ids = Vec::new();
+        let mut in_block = BTreeMap::new();
         let mut builder = Builder::with_capacity(capacity);
         let mut seal = |builder: Builder, next: Seq| {
             let n = builder.len() as u64;
@@ -277,8 +280,12 @@ impl Committer {
             };
             for record in records {
                 let fingerprint = record.fingerprint.max(1);
+                let label = self.label(&record.bytes, &change.labels);
                 if !self.dedup.insert(fingerprint, next, now_ms) {
                     answer.duplicates += 1;
+                    if let Some(label) = label {
+                        change.labels.counts.entry(label).or_default().repeats += 1;
+                    }
                     continue;
                 }
                 if !builder.is_empty()
@@ -286,7 +293,18 @@ impl Committer {
                         || builder.raw_len() + record.bytes.len() > bytes_max)
                 {
                     let whole = std::mem::replace(&mut builder, Builder::with_capacity(capacity));
+                    let first = next - whole.len() as u64;
+                    change.labels.block(first, &mut in_block);
                     seal(whole, next);
+                }
+                if let Some(label) = label {
+                    change
+                        .labels
+                        .counts
+                        .entry(label.clone())
+                        .or_default()
+                        .records += 1;
+                    *in_block.entry(label).or_default() += 1;
                 }
                 builder.push(&record.bytes);
                 ids.push(fingerprint);
@@ -297,6 +315,8 @@ impl Committer {
             answers.push(answer);
         }
         if !builder.is_empty() {
+            let first = next - builder.len() as u64;
+            change.labels.block(first, &mut in_block);
             seal(builder, next);
         }
         for block in &mut change.blocks {
@@ -304,6 +324,22 @@ impl Committer {
         }
         change.duplicates = (duplicates != duplicates_before).then_some(duplicates);
         change.seen = self.remember(begin, ids, now_ms);
+    }
+
+    /// The label a record to append is counted under.
+    fn label(&self, record: &[u8], change: &LabelChange) -> Option<String> {
+        let label = (self.shared.options.label)(record)?;
+        let books = self.shared.books.lock();
+        Some(books.labels.counted_as(label, &change.counts))
+    }
+
+    /// Tells the label a stored record was counted under.
+    pub(super) fn labeller(&self) -> impl Fn(&[u8]) -> Option<String> + use<> {
+        let shared = Arc::clone(&self.shared);
+        move |record| {
+            let label = (shared.options.label)(record)?;
+            Some(shared.books.lock().labels.known_as(&label))
+        }
     }
 
     /// Rows of fingerprints to write: the one being filled grows until it is long enough.
@@ -340,6 +376,7 @@ impl Committer {
             for feed in &change.feeds {
                 books.feeds.insert(feed.id.clone(), feed.clone());
             }
+            books.labels.apply(&change.labels);
             books.next
         };
         if !fresh.is_empty() {
@@ -351,7 +388,8 @@ impl Committer {
     /// Records moved between dead letters and parked by a replay (`by` = -1) or its end (1).
     pub(super) fn moved(&mut self, moved: &super::store::Moved, by: i64) {
         let mut books = self.shared.books.lock();
-        for ((feed, reason), n) in moved {
+        books.labels.apply(&moved.labels);
+        for ((feed, reason), n) in &moved.reasons {
             if let Some(state) = books.feeds.get_mut(feed) {
                 state.move_dead(reason, by * n.cast_signed());
             }

@@ -1,10 +1,12 @@
 //! The journal's vocabulary: what goes in, what comes out, and why something was refused.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::labels::{self, LabelTally, Labeller};
 use crate::clock::Millis;
 
 /// Number of a record: gapless, counted from 0, never reused.
@@ -185,6 +187,10 @@ pub struct Settle {
     pub park: Vec<Parked>,
     /// What is remembered of what was sent.
     pub marks: Vec<Mark>,
+    /// Of `tallies`, those of records with a label.
+    pub labelled: BTreeMap<LabelTally, u64>,
+    /// Runs of `done` whose records nobody has looked at, with the tally they are in: the journal looks their labels up.
+    pub unread: Vec<(Range<Seq>, Outcome, String)>,
 }
 
 /// Where a new feed begins.
@@ -319,6 +325,8 @@ pub struct Options {
     pub retain_bytes: u64,
     /// Appends stop when less than this is free on the disk.
     pub free_bytes_min: u64,
+    /// Reads the label records are also counted by.
+    pub label: Labeller,
 }
 
 impl Default for Options {
@@ -333,6 +341,7 @@ impl Default for Options {
             retain_ms: 3_600_000,
             retain_bytes: 512 << 20,
             free_bytes_min: 256 << 20,
+            label: labels::unlabelled,
         }
     }
 }

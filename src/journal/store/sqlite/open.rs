@@ -52,6 +52,16 @@ ALTER TABLE dead_letter ADD COLUMN parts_done INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE mark(
     feed TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, at_ms INTEGER NOT NULL, seq INTEGER NOT NULL,
     until_ms INTEGER NOT NULL, PRIMARY KEY(feed, key)) WITHOUT ROWID;
+", "
+CREATE TABLE label(name TEXT PRIMARY KEY, records INTEGER NOT NULL, repeats INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE label_block(
+    first INTEGER NOT NULL, label TEXT NOT NULL, n INTEGER NOT NULL, PRIMARY KEY(first, label)) WITHOUT ROWID;
+CREATE TABLE label_start(
+    feed TEXT NOT NULL, label TEXT NOT NULL, records INTEGER NOT NULL, repeats INTEGER NOT NULL,
+    PRIMARY KEY(feed, label)) WITHOUT ROWID;
+CREATE TABLE label_tally(
+    feed TEXT NOT NULL, label TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT NOT NULL, n INTEGER NOT NULL,
+    PRIMARY KEY(feed, label, outcome, reason)) WITHOUT ROWID;
 "];
 
 pub(super) fn open(dir: &Path, new_key: [u8; 16]) -> Result<SqliteStore, OpenError> {
