@@ -31,6 +31,8 @@ pub(super) struct SourceView {
     #[schema(value_type = Option<Vec<String>>)]
     allowed_types: Option<Vec<Kind>>,
     created_at: String,
+    /// When it last posted an event; null = never.
+    last_event_at: Option<String>,
     /// Its live keys, oldest first; two while rotating.
     keys: Vec<KeyView>,
     /// The Optimizely Agent whose decisions it listens to; null = none.
@@ -165,9 +167,11 @@ pub(super) struct NewKey {
     label: String,
 }
 
-impl From<&SourceEntry> for SourceView {
-    fn from(entry: &SourceEntry) -> Self {
+impl SourceView {
+    fn of(admin: &Admin, entry: &SourceEntry) -> Self {
+        let last_ms = admin.registry().seen().last_ms(&entry.source.id);
         Self {
+            last_event_at: last_ms.map(rfc3339),
             id: entry.source.id.clone(),
             name: entry.source.name.clone(),
             rate: entry.source.rate,
@@ -201,7 +205,7 @@ fn known(admin: &Admin, id: &str) -> Result<SourceView, Problem> {
         .registry()
         .picture()
         .source(id)
-        .map(SourceView::from)
+        .map(|entry| SourceView::of(admin, entry))
         .ok_or_else(|| Problem::not_found("source", id))
 }
 
@@ -221,7 +225,7 @@ pub(super) async fn list(
         .picture()
         .sources
         .iter()
-        .map(SourceView::from)
+        .map(|entry| SourceView::of(&admin, entry))
         .collect();
     Page::within(views, paging.limit, paging.cursor.as_deref(), |view| {
         &view.id

@@ -142,8 +142,8 @@ fn deaf(endpoint: &AlertEndpoint) -> Option<Attention> {
                 .as_deref()
                 .unwrap_or("it answered 410: gone")
         ),
-        link: "/audit".to_owned(),
-        action: "See the audit log",
+        link: format!("/alerts/{}", super::form::segment(&endpoint.name)),
+        action: "See why",
     })
 }
 

@@ -21,7 +21,7 @@ use super::refusal::{Refusal, Whose};
 use crate::clock::Millis;
 use crate::event::Kind;
 use crate::metrics as named;
-use crate::registry::{SharedView, Source, View};
+use crate::registry::{Moment, SharedView, Source, View};
 
 /// Header texts remembered. Only those that led to a source are, so strangers cannot fill it.
 const REMEMBERED_MAX: usize = 1_024;
@@ -42,12 +42,14 @@ pub(super) struct Account {
     rate: Option<Arc<Rate>>,
     key_rate: Option<Arc<Rate>>,
     accepted: [OnceLock<Counter>; 7],
+    seen: Moment,
 }
 
 impl Account {
     /// `sibling`: another key of the same source; `before`: any key of it until now; `key_before`: this one.
     fn new(
         source: Arc<Source>,
+        seen: Moment,
         sibling: Option<&Self>,
         before: Option<&Self>,
         key_before: Option<&Self>,
@@ -66,6 +68,7 @@ impl Account {
                 None => Arc::new(Permit::new(&source.permits)),
             },
             source,
+            seen,
             accepted: array::from_fn(|_| OnceLock::new()),
         }
     }
@@ -89,7 +92,8 @@ impl Account {
     }
 
     /// Counts accepted events of a kind.
-    pub(super) fn accepted(&self, kind: Kind, events: u64) {
+    pub(super) fn accepted(&self, kind: Kind, events: u64, now_ms: Millis) {
+        self.seen.note(now_ms);
         if let Some(counter) = self.accepted.get(kind as usize) {
             counter
                 .get_or_init(|| named::events_accepted(&self.source.id, kind.as_str()))
@@ -213,6 +217,7 @@ impl Keys {
             let key_before = known.accounts.get(key);
             let account = Arc::new(Account::new(
                 Arc::clone(source),
+                view.seen.of(&source.id),
                 sibling,
                 before.map(Arc::as_ref),
                 key_before.map(Arc::as_ref),

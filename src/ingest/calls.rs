@@ -87,7 +87,7 @@ impl<B: Backend> Gate<B> {
         }
         for (kind, events) in KINDS.into_iter().zip(kinds) {
             if events > 0 {
-                account.accepted(kind, events);
+                account.accepted(kind, events, now_ms);
             }
         }
         let mut answer = answer(accepted, &refused);

@@ -90,7 +90,7 @@ impl<B: Backend> Gate<B> {
         let recorded = records.len() as u64;
         if recorded > 0 {
             self.backend.append(records).await?;
-            account.accepted(Kind::Decision, recorded);
+            account.accepted(Kind::Decision, recorded, now_ms);
         }
         let mut answer = super::json(answer.to_string());
         if let Some(origin) = origin {

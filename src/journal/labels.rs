@@ -260,7 +260,7 @@ mod tests {
             dead: Vec::new(),
             pending: 0,
         };
-        for (settled, good) in [(1, [true, true]), (2, [false, true]), (0, [true, false])] {
+        for (settled, good) in [(1, [true, true]), (2, [false, false]), (0, [true, false])] {
             let mut tallies = BTreeMap::new();
             tallies.insert(tally.clone(), settled);
             let of = OfFeed {

@@ -21,6 +21,7 @@ mod draft;
 mod integrations;
 mod permits;
 mod replays;
+mod seen;
 mod tuning;
 mod values;
 
@@ -33,6 +34,7 @@ pub use draft::shipped_variants;
 pub use integrations::{Changed, Rehearsal};
 pub use permits::{Permits, SourceSpec};
 pub use replays::ReplayRow;
+pub use seen::{Moment, Seen};
 
 use crate::blueprint::{Blueprint, Config, Plan};
 use crate::clock::Millis;
@@ -163,6 +165,8 @@ pub struct View {
     pub integrations: Vec<Arc<Integration>>,
     /// Sources that listen to an Agent.
     pub agents: Vec<(Arc<Source>, Arc<Agent>)>,
+    /// Where accepted events are noted by source.
+    pub seen: Seen,
 }
 
 /// A view shared by readers: `load()` it per request or step.

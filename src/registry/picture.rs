@@ -207,8 +207,9 @@ impl Picture {
 
     /// What ingest and delivery need of it.
     #[must_use]
-    pub fn view(&self) -> View {
+    pub fn view(&self, seen: &super::Seen) -> View {
         View {
+            seen: seen.clone(),
             sources_by_key: self
                 .sources
                 .iter()
