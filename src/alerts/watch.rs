@@ -214,7 +214,10 @@ fn summary(measure: &Measure, threshold: u64) -> String {
             let reason = measure.reason.as_deref().unwrap_or("unknown");
             format!("{name} is paused: {reason}; its backlog is kept")
         }
-        Rule::DeadLetters => format!("{name} has {value} dead letters (alert above {threshold})"),
+        Rule::DeadLetters => {
+            let letters = if value == 1 { "letter" } else { "letters" };
+            format!("{name} has {value} dead {letters} (alert above {threshold})")
+        }
         Rule::OldestWaiting => {
             format!("{name}: the oldest event has waited {value} s (alert above {threshold} s)")
         }

@@ -138,7 +138,7 @@ impl EndpointForm {
                 .iter()
                 .map(|(rule, words)| {
                     let threshold = rules.threshold(*rule);
-                    let usual = Rules::usual().threshold(*rule).unwrap_or_default();
+                    let usual = Rules::usual().threshold(*rule).unwrap_or(3_600);
                     RuleRow {
                         key: rule.as_str(),
                         words,

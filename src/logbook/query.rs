@@ -219,26 +219,32 @@ pub(super) fn rejections(
     let mut wanted = Wanted::default();
     wanted.and("source = ?", filter.source.clone());
     wanted.and("code = ?", filter.code.clone());
-    wanted.and("at_ms >= ?", filter.since_ms);
     wanted.and("id < ?", before_id);
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = connection.prepare_cached(&format!(
-        "select id, at_ms, source, place, code, message, body from rejected where {} order by id desc limit {limit}",
+        "select id, at_ms, source, place, code, message, body from rejected where {} order by id desc",
         wanted.text()
     ))?;
-    statement
-        .query_map(params_from_iter(wanted.arguments), |row| {
-            Ok(RejectedRow {
+    let mut rows = statement.query(params_from_iter(wanted.arguments))?;
+    let mut found = Vec::new();
+    while found.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        let at_ms = row.get(1)?;
+        match since(filter.since_ms, at_ms) {
+            Since::Within => found.push(RejectedRow {
                 id: row.get(0)?,
-                at_ms: row.get(1)?,
+                at_ms,
                 source: row.get(2)?,
                 index: row.get(3)?,
                 code: row.get(4)?,
                 message: row.get(5)?,
                 body: row.get(6)?,
-            })
-        })?
-        .collect()
+            }),
+            Since::Before => {}
+            Since::LongBefore => break,
+        }
+    }
+    Ok(found)
 }
 
 /// Why, and when, a record was skipped; the latest, when more than once.
