@@ -24,7 +24,7 @@ mod function;
 mod javascript;
 mod limit;
 mod plan;
-mod reads;
+mod ready;
 mod request;
 mod resolve;
 mod responses;

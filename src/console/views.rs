@@ -97,7 +97,6 @@ pub(super) struct CatalogEntry {
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Variant {
     pub(super) variant: String,
-    pub(super) title: String,
     pub(super) about: String,
     pub(super) fields: Vec<Field>,
 }

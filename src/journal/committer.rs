@@ -55,6 +55,7 @@ pub(super) struct Committer {
     pub(super) shared: Arc<Shared>,
     pub(super) clock: SharedClock,
     dedup: Dedup,
+    builder: Builder,
     /// The row of fingerprints being filled.
     seen: Seen,
     shortage: Option<Shortage>,
@@ -85,6 +86,7 @@ impl Committer {
             shared,
             clock,
             dedup,
+            builder: Builder::default(),
             seen: Seen::default(),
             shortage: None,
             failed: false,
@@ -176,7 +178,6 @@ impl Committer {
         if !group.appends.is_empty() {
             self.build(
                 &group.appends,
-                group.bytes,
                 now_ms,
                 &mut change,
                 &mut fresh,
@@ -233,7 +234,6 @@ impl Committer {
     fn build(
         &mut self,
         appends: &[(Vec<Record>, AppendReply)],
-        bytes: usize,
         now_ms: Millis,
         change: &mut Change,
         fresh: &mut Vec<super::block::Decoded>,
@@ -248,14 +248,11 @@ impl Committer {
             let options = &self.shared.options;
             (options.block_records_max, options.block_bytes_max)
         };
-        // Each record also takes four bytes for its length: one byte short, and the buffer would double.
-        let records: usize = appends.iter().map(|(records, _)| records.len()).sum();
-        let capacity = (bytes + 4 * records).min(bytes_max + bytes_max / 8);
         let mut duplicates = duplicates_before;
         let mut ids = Vec::new();
         let mut in_block = BTreeMap::new();
-        let mut builder = Builder::with_capacity(capacity);
-        let mut seal = |builder: Builder, next: Seq| {
+        let builder = &mut self.builder;
+        let mut seal = |builder: &mut Builder, next: Seq| {
             let n = builder.len() as u64;
             let (body, decoded) = builder.seal(next - n, now_ms);
             change.blocks.push(Block {
@@ -280,7 +277,7 @@ impl Committer {
             };
             for record in records {
                 let fingerprint = record.fingerprint.max(1);
-                let label = self.label(&record.bytes, &change.labels);
+                let label = label_of(&self.shared, &record.bytes, &change.labels);
                 if !self.dedup.insert(fingerprint, next, now_ms) {
                     answer.duplicates += 1;
                     if let Some(label) = label {
@@ -292,10 +289,9 @@ impl Committer {
                     && (builder.len() >= records_max
                         || builder.raw_len() + record.bytes.len() > bytes_max)
                 {
-                    let whole = std::mem::replace(&mut builder, Builder::with_capacity(capacity));
-                    let first = next - whole.len() as u64;
+                    let first = next - builder.len() as u64;
                     change.labels.block(first, &mut in_block);
-                    seal(whole, next);
+                    seal(builder, next);
                 }
                 if let Some(label) = label {
                     change
@@ -324,13 +320,6 @@ impl Committer {
         }
         change.duplicates = (duplicates != duplicates_before).then_some(duplicates);
         change.seen = self.remember(begin, ids, now_ms);
-    }
-
-    /// The label a record to append is counted under.
-    fn label(&self, record: &[u8], change: &LabelChange) -> Option<String> {
-        let label = (self.shared.options.label)(record)?;
-        let books = self.shared.books.lock();
-        Some(books.labels.counted_as(label, &change.counts))
     }
 
     /// Tells the label a stored record was counted under.
@@ -531,6 +520,13 @@ impl Committer {
         meters::journal_damaged_blocks().set(damaged as f64);
         meters::dedup_window_seconds().set(window_ms as f64 / 1000.0);
     }
+}
+
+/// The label a record to append is counted under.
+fn label_of(shared: &Shared, record: &[u8], change: &LabelChange) -> Option<String> {
+    let label = (shared.options.label)(record)?;
+    let books = shared.books.lock();
+    Some(books.labels.counted_as(label, &change.counts))
 }
 
 /// Fills the table from what is stored beside the blocks.
