@@ -6,7 +6,8 @@
 //!
 //! Each request of the plan has a line of its own: its gate (or one it shares), its rate, its jobs. The rooms:
 //! `slots` (events without outcome), `books` (outcomes), `lanes` (order), `buckets` (rates), `marks` (what was sent
-//! last), `send` (what goes out next), `verdicts` (what became of it), `apart` (what must not wait in memory).
+//! last), `send` (what goes out next), `verdicts` (what became of it; `divide` and
+//! `refusals` are its side rooms), `apart` (what must not wait in memory).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -19,15 +20,19 @@ use super::gate::Gate;
 use crate::blueprint::{ItemKeys, Mapping, Part, PartResult, Request, Verdict};
 use crate::clock::Millis;
 use crate::journal::{Mark, Outcome, Seq};
-use crate::vendor::replies::{ItemVerdict, Room};
+use crate::vendor::replies::{IfAll, ItemVerdict, Room};
 
 mod apart;
 mod books;
 mod buckets;
+mod divide;
+mod fields;
 mod lanes;
 mod marks;
 mod options;
+mod refusals;
 mod send;
+mod shared;
 mod slots;
 mod verdicts;
 
@@ -38,6 +43,7 @@ pub(super) use buckets::Bucket;
 pub(super) use buckets::Window;
 pub(super) use marks::Held;
 pub(super) use options::FlowOptions;
+pub(super) use shared::Directory;
 #[cfg(test)]
 pub(super) use options::Rules;
 pub(super) use slots::paused_reasons;
@@ -45,6 +51,9 @@ pub(super) use slots::paused_reasons;
 use books::{Apart, Books};
 use lanes::{Lanes, Waiting};
 use marks::Marks;
+use fields::Known;
+use refusals::{Row, Suppressed};
+use shared::Rate;
 use slots::{Ended, Fate, Slot, Slots, bit, dead};
 
 /// A held event is looked at again at least this often.
@@ -116,6 +125,8 @@ pub(super) struct Job {
     split: bool,
     /// How often items of it were sent again at once.
     rounds: u32,
+    /// How often it waited because its items have to.
+    waits: u32,
 }
 
 /// Why items are given up.
@@ -135,8 +146,14 @@ pub(super) struct Heard {
     pub answer: String,
     /// What a reader of replies has to say, for people.
     pub note: Option<String>,
-    /// Why to pause when everything is refused like this.
-    pub if_all: Option<&'static str>,
+    /// When to pause because everything is refused like this.
+    pub if_all: Option<IfAll>,
+    /// How long a pause is left alone.
+    pub look_after: Option<std::time::Duration>,
+    /// A rate was broken.
+    pub slow: bool,
+    /// Fields the vendor may not have are looked up first.
+    pub look_up: bool,
     /// What the vendor says is left of its rate limit.
     pub room: Option<Room>,
 }
@@ -156,7 +173,9 @@ struct Line {
     ready: VecDeque<Job>,
     /// By when they may go.
     retries: BTreeMap<(Millis, u64), Job>,
-    bucket: Bucket,
+    bucket: Rate,
+    /// Of the fields it writes.
+    known: Known,
     in_flight: usize,
     /// Items in memory that are its own.
     items: usize,
@@ -169,8 +188,8 @@ struct Line {
 struct Door {
     gate: Gate,
     in_flight: usize,
-    /// Items refused one after the other, with nothing taken in between.
-    refused_in_row: u32,
+    /// Refused one after the other, with nothing taken in between.
+    row: Row,
 }
 
 /// The heart of a pipeline.
@@ -182,6 +201,7 @@ pub(super) struct Flow {
     doors: Vec<Door>,
     lanes: Lanes,
     marks: Marks,
+    suppressed: Suppressed,
     slots: Slots,
     books: Books,
     /// The line that is asked first for the next job.
@@ -198,7 +218,8 @@ impl Flow {
         let line = |windows| Line {
             ready: VecDeque::new(),
             retries: BTreeMap::new(),
-            bucket: Bucket::new(windows),
+            bucket: Rate::own(windows),
+            known: Known::default(),
             in_flight: 0,
             items: 0,
             apart: false,
@@ -206,7 +227,7 @@ impl Flow {
         let door = || Door {
             gate: Gate::new(),
             in_flight: 0,
-            refused_in_row: 0,
+            row: Row::default(),
         };
         Self {
             batcher: Batcher::new(limits),
@@ -218,6 +239,7 @@ impl Flow {
             doors: options.requests.iter().map(|_| door()).collect(),
             lanes: Lanes::default(),
             marks: Marks::default(),
+            suppressed: Suppressed::default(),
             slots: Slots::default(),
             books: Books::default(),
             turn: 0,
@@ -453,11 +475,17 @@ impl Flow {
         if let Some(ended) = self.waits_outside(request, now_ms) {
             return Err(ended);
         }
+        if let Some(ended) = self.lacks_fields(request, json) {
+            return Err(ended);
+        }
         let Some(rules) = self.options.requests.get(request) else {
             return Ok((None, None));
         };
         let mut keys = rules.keys(keys);
         let lane = keys.lane;
+        if let Some(reason) = self.suppressed.reason(lane, now_ms) {
+            return Err(Ended::As(Fate::Skipped(reason.to_owned())));
+        }
         if keys.newest.is_none() && keys.once.is_none() {
             return Ok((lane, None));
         }
@@ -606,6 +634,15 @@ impl Flow {
             .collect()
     }
 
+    /// Requests that share their rate use the one of their bucket from now on. Call it before anything is sent.
+    pub(super) fn share(&mut self, directory: &Directory) {
+        for (line, rules) in self.lines.iter_mut().zip(&self.options.requests) {
+            if let Some(key) = rules.bucket {
+                line.bucket = Rate::of(directory, key, &rules.rate);
+            }
+        }
+    }
+
     /// Takes over the rates of a pipeline that was there before, by name of the request.
     pub(super) fn take_over(&mut self, rates: Vec<(String, Bucket)>, now_ms: Millis) {
         for (name, bucket) in rates {
@@ -627,7 +664,7 @@ impl Flow {
             .requests
             .iter()
             .map(|rules| rules.name.to_string());
-        let buckets = self.lines.iter().map(|line| line.bucket.clone());
+        let buckets = self.lines.iter().map(|line| line.bucket.snapshot());
         names.zip(buckets).collect()
     }
 
@@ -653,6 +690,7 @@ impl Job {
             search: None,
             split: false,
             rounds: 0,
+            waits: 0,
         }
     }
 

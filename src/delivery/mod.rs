@@ -103,6 +103,8 @@ struct Shared {
     clock: SharedClock,
     options: Options,
     pipelines: Arc<Mutex<HashMap<String, Pipeline>>>,
+    /// Rates that integrations of one account keep together.
+    buckets: flow::Directory,
 }
 
 /// What outsiders need of a running pipeline.
@@ -150,6 +152,7 @@ impl Delivery {
             clock,
             options,
             pipelines: Arc::default(),
+            buckets: flow::Directory::default(),
         };
         let stop = CancellationToken::new();
         let (syncs, requests) = mpsc::unbounded_channel();
@@ -424,6 +427,7 @@ async fn keep_running(
                     refresh: refresh.clone(),
                     status: kept.status.clone(),
                     rates: kept.rates.clone(),
+                    buckets: shared.buckets.clone(),
                 };
                 Worker::new(parts, &feed).run(&stop, &mut inbox).await
             }

@@ -35,6 +35,8 @@ pub(in super::super) struct RequestState {
     pub waiting: usize,
     /// Its events are set apart in the journal.
     pub apart: bool,
+    /// Fields it would write and the vendor does not have.
+    pub lacking: Vec<String>,
 }
 
 impl Flow {
@@ -188,7 +190,11 @@ impl Flow {
 
     /// An admin says: try now. What a vendor's rate forbids stays forbidden.
     pub(in super::super) fn resume(&mut self, now_ms: Millis) {
+        self.forget_fields();
         for door in &mut self.doors {
+            if door.gate.paused().is_some() {
+                door.row.insist();
+            }
             door.gate.resume(now_ms);
         }
         for (line, rules) in self.lines.iter_mut().zip(&self.options.requests) {
@@ -222,6 +228,7 @@ impl Flow {
                 in_flight: line.in_flight,
                 waiting: line.items,
                 apart: line.apart,
+                lacking: line.known.lacking.iter().cloned().collect(),
             });
         }
         states

@@ -88,21 +88,42 @@ impl Bucket {
         }
         earlier.under_way_requests = 0;
         earlier.under_way_items = 0;
-        if earlier.declared == self.declared {
-            *self = earlier;
+        earlier.redeclare(&self.declared);
+        *self = earlier;
+    }
+
+    /// These windows are declared from now on: what the vendor said holds all the same, and what was sent lately
+    /// counts.
+    pub(super) fn redeclare(&mut self, windows: &[Window]) {
+        if self.declared == windows {
             return;
         }
-        // Other windows were declared: what the vendor said holds all the same, and what was sent lately counts.
-        self.vendor = earlier.vendor;
+        let earlier = std::mem::replace(&mut self.logs, Self::new(windows).logs);
         for log in &mut self.logs {
             let known = earlier
-                .logs
                 .iter()
                 .find(|known| known.window.per_ms == log.window.per_ms);
             if let Some(known) = known {
                 log.spent.clone_from(&known.spent);
                 (log.requests, log.items) = (known.requests, known.items);
             }
+        }
+        self.declared = windows.to_vec();
+    }
+
+    /// Nothing was ever sent.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.under_way_requests == 0
+            && self.vendor.is_empty()
+            && self.logs.iter().all(|log| log.spent.is_empty())
+    }
+
+    /// Nobody will tell of the answers of these: they count as answered now.
+    pub(super) fn given_up(&mut self, now_ms: Millis, requests: u64, items: u64) {
+        self.under_way_requests = self.under_way_requests.saturating_sub(requests);
+        self.under_way_items = self.under_way_items.saturating_sub(items);
+        for log in &mut self.logs {
+            log.spend(now_ms, requests, items);
         }
     }
 

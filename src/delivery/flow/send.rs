@@ -1,7 +1,7 @@
 //! What goes out next, and when there may be more. Pure.
 
-use super::slots::{Ended, Fate};
-use super::{Batch, Flow, Job};
+use super::slots::{Ended, Fate, dead};
+use super::{Batch, Flow, Job, Origin};
 use crate::clock::Millis;
 
 /// Where the next job of a line stands.
@@ -92,7 +92,7 @@ impl Flow {
                 self.drop_outdated(&mut job, now_ms);
             }
             if !job.batch.items.is_empty() {
-                return Some(self.send_out(job));
+                return self.send_out(job, now_ms);
             }
         }
     }
@@ -117,7 +117,8 @@ impl Flow {
         else {
             return false;
         };
-        line.in_flight < rules.in_flight_max
+        !rules.spill_always
+            && line.in_flight < rules.in_flight_max
             && self
                 .doors
                 .get(rules.gate)
@@ -157,8 +158,17 @@ impl Flow {
         Some(opens_ms)
     }
 
-    fn send_out(&mut self, mut job: Job) -> Job {
+    /// None when the rate is shared and somebody else was faster: then the job goes as soon as there is room again.
+    fn send_out(&mut self, mut job: Job, now_ms: Millis) -> Option<Job> {
         let request = job.batch.request;
+        let items = job.items();
+        if let Some(line) = self.lines.get_mut(request) {
+            if !line.bucket.sent(now_ms, items) {
+                line.retries.insert((now_ms, job.batch.id), job);
+                return None;
+            }
+            line.in_flight += 1;
+        }
         let gate = self.options.requests.get(request).map(|rules| rules.gate);
         let mut decides = false;
         if let Some(door) = gate.and_then(|gate| self.doors.get_mut(gate)) {
@@ -170,12 +180,8 @@ impl Flow {
         } else if job.trigger == "probe" {
             job.trigger = self.trigger(&job.batch);
         }
-        if let Some(line) = self.lines.get_mut(request) {
-            line.in_flight += 1;
-            line.bucket.sent(job.items());
-        }
         self.in_flight += 1;
-        job
+        Some(job)
     }
 
     /// Takes out of a job what has become too old, or older than what came since.
@@ -184,9 +190,11 @@ impl Flow {
             self.options
                 .requests
                 .get(part)
-                .is_some_and(|rules| rules.newest || rules.stale_after_ms.is_some())
+                .is_some_and(|rules| rules.newest || rules.stale_after_ms.is_some() || rules.dead_after_ms.is_some())
         };
-        if !looks(job.batch.request) && !job.batch.items.iter().any(|item| looks(item.part)) {
+        if self.suppressed.is_empty()
+            && !looks(job.batch.request)
+            && !job.batch.items.iter().any(|item| looks(item.part)) {
             return;
         }
         let mut kept = Vec::with_capacity(job.batch.items.len());
@@ -196,7 +204,7 @@ impl Flow {
                 job.wire = None;
             }
             match self.outdated(&item, now_ms) {
-                Some(reason) => gone.push((item, reason)),
+                Some(ended) => gone.push((item, ended)),
                 None => kept.push(item),
             }
         }
@@ -207,8 +215,8 @@ impl Flow {
         job.wire = None;
         let lanes: Vec<_> = gone.iter().map(|(item, _)| item.lane).collect();
         self.leave_lanes(job, &lanes);
-        for (item, reason) in gone {
-            self.end_item(item, Ended::As(Fate::Skipped(reason.to_owned())), now_ms);
+        for (item, fate) in gone {
+            self.end_item(item, Ended::As(fate), now_ms);
         }
     }
 
@@ -229,17 +237,37 @@ impl Flow {
         true
     }
 
-    fn outdated(&self, item: &super::Item, now_ms: Millis) -> Option<&'static str> {
+    fn outdated(&self, item: &super::Item, now_ms: Millis) -> Option<Fate> {
+        let skipped = |reason: &str| Some(Fate::Skipped(reason.to_owned()));
+        if let Some(reason) = self.suppressed.reason(item.lane, now_ms) {
+            return skipped(reason);
+        }
         if item
             .held
             .as_deref()
             .is_some_and(|held| self.marks.superseded(held))
         {
-            return Some("superseded");
+            return skipped("superseded");
         }
-        let stale_after_ms = self.options.requests.get(item.part)?.stale_after_ms?;
-        let age_ms = now_ms.saturating_sub(self.slots.get(item.slot)?.ts_ms);
-        (age_ms > stale_after_ms).then_some("stale")
+        let rules = self.options.requests.get(item.part)?;
+        let slot = self.slots.get(item.slot)?;
+        let age_ms = now_ms.saturating_sub(slot.ts_ms);
+        if rules.stale_after_ms.is_some_and(|after_ms| age_ms > after_ms) {
+            return skipped("stale");
+        }
+        let replayed = matches!(
+            slot.origin,
+            Origin::Parked {
+                replay: Some(_),
+                ..
+            }
+        );
+        let late = rules.dead_after_ms.is_some_and(|after_ms| age_ms > after_ms);
+        (late && !replayed).then(|| {
+            let hours = age_ms / 3_600_000;
+            let detail = format!("it was {hours} h old when it could be sent; a replay sends it");
+            dead("too_late", detail)
+        })
     }
 
     /// A job has no items any more of these lanes, unless it still has others of them.
@@ -272,21 +300,22 @@ impl Flow {
             let mut job = self.take_oldest(request, carrier)?;
             self.drop_outdated(&mut job, now_ms);
             if !job.batch.items.is_empty() {
-                return Some(self.send_out(job));
+                return self.send_out(job, now_ms);
             }
         }
     }
 
     /// The request that carries the items of this one now, if it has any that wait for its rate alone.
     fn spills(&mut self, request: usize, now_ms: Millis) -> Option<usize> {
-        let carrier = self.options.requests.get(request)?.spill?;
+        let rules = self.options.requests.get(request)?;
+        let (carrier, always) = (rules.spill?, rules.spill_always);
         let line = self.lines.get_mut(request)?;
         let first = line.ready.front()?;
         if first.search.is_some() || first.split {
             return None;
         }
         let items = first.items();
-        (!line.bucket.admits(now_ms, items)).then_some(carrier)
+        (always || !line.bucket.admits(now_ms, items)).then_some(carrier)
     }
 
     /// Takes the first item out of the first job; it becomes a job of the carrier.
@@ -315,7 +344,7 @@ impl Flow {
     }
 
     /// Must another job go before this one, for a lane they share?
-    fn shares_lanes(&self, job: &Job) -> bool {
+    pub(super) fn shares_lanes(&self, job: &Job) -> bool {
         self.lanes_open_of(job).is_none()
     }
 
@@ -385,7 +414,7 @@ impl Flow {
         let rules = self.options.requests.get(request)?;
         let line = self.lines.get(request)?;
         let door = self.doors.get(rules.gate)?;
-        if line.in_flight >= rules.in_flight_max {
+        if rules.spill_always || line.in_flight >= rules.in_flight_max {
             return None;
         }
         match door.gate.wakes_ms() {

@@ -29,9 +29,12 @@ fn rules(index: usize, name: &str, items_max: usize) -> Rules {
         newest_without: None,
         once_ms: None,
         rate: Vec::new(),
+        bucket: None,
         spill: None,
+        spill_always: false,
         requeue_ms: Vec::new(),
         stale_after_ms: None,
+        dead_after_ms: None,
         retry_for_ms: 600_000,
     }
 }
@@ -318,6 +321,9 @@ impl World {
             answer: String::new(),
             note: None,
             if_all: None,
+            look_after: None,
+            slow: status == 429,
+            look_up: false,
             room: None,
         };
         self.flow.heard(job, heard, self.now_ms, chance);
