@@ -53,7 +53,7 @@ use lanes::{Lanes, Waiting};
 use marks::Marks;
 use fields::Known;
 use refusals::{Row, Suppressed};
-use shared::Rate;
+use shared::Shared;
 use slots::{Ended, Fate, Slot, Slots, bit, dead};
 
 /// A held event is looked at again at least this often.
@@ -173,7 +173,9 @@ struct Line {
     ready: VecDeque<Job>,
     /// By when they may go.
     retries: BTreeMap<(Millis, u64), Job>,
-    bucket: Rate,
+    bucket: Bucket,
+    /// The rate it keeps together with others.
+    shared: Option<Shared>,
     /// Of the fields it writes.
     known: Known,
     in_flight: usize,
@@ -218,7 +220,8 @@ impl Flow {
         let line = |windows| Line {
             ready: VecDeque::new(),
             retries: BTreeMap::new(),
-            bucket: Rate::own(windows),
+            bucket: Bucket::new(windows),
+            shared: None,
             known: Known::default(),
             in_flight: 0,
             items: 0,
@@ -634,11 +637,13 @@ impl Flow {
             .collect()
     }
 
-    /// Requests that share their rate use the one of their bucket from now on. Call it before anything is sent.
+    /// Requests that share their rate keep it together with others from now on. Call it when what was sent earlier is
+    /// known, and before anything is sent.
     pub(super) fn share(&mut self, directory: &Directory) {
         for (line, rules) in self.lines.iter_mut().zip(&self.options.requests) {
             if let Some(key) = rules.bucket {
-                line.bucket = Rate::of(directory, key, &rules.rate);
+                let who = format!("{} {}", self.options.feed, rules.name);
+                line.shared = Some(directory.join(key, &rules.rate, who, &line.bucket));
             }
         }
     }
@@ -664,7 +669,7 @@ impl Flow {
             .requests
             .iter()
             .map(|rules| rules.name.to_string());
-        let buckets = self.lines.iter().map(|line| line.bucket.snapshot());
+        let buckets = self.lines.iter().map(|line| line.bucket.clone());
         names.zip(buckets).collect()
     }
 

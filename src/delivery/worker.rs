@@ -193,11 +193,11 @@ impl Worker {
         let integration = &parts.integration;
         let plan = &integration.plan;
         let mut flow = Flow::new(FlowOptions::of(&integration.id, plan, &integration.tuning));
-        flow.share(&parts.buckets);
         flow.take_over(
             std::mem::take(&mut *parts.rates.lock()),
             parts.clock.now_ms(),
         );
+        flow.share(&parts.buckets);
         let ordered = FlowOptions::ordered(plan);
         let mut worker = Self {
             flow,

@@ -69,7 +69,7 @@ impl Flow {
         }
         let spills = rules.spill.is_some();
         let until_ms = gate.wakes_ms().unwrap_or(now_ms);
-        let bucket_ms = self.lines.get_mut(request)?.bucket.opens_ms(now_ms, 1);
+        let bucket_ms = self.lines.get_mut(request)?.rate_opens_ms(now_ms, 1);
         let until_ms = until_ms.max(bucket_ms.filter(|_| !spills).unwrap_or(now_ms));
         (until_ms > now_ms + LONG_MS).then_some(until_ms)
     }
@@ -217,8 +217,7 @@ impl Flow {
             };
             let by_gate = door.gate.wakes_ms();
             let by_rate = line
-                .bucket
-                .opens_ms(now_ms, 1)
+                .rate_opens_ms(now_ms, 1)
                 .filter(|at_ms| *at_ms > now_ms && line.items > 0);
             states.push(RequestState {
                 name: rules.name.clone(),

@@ -111,11 +111,22 @@ impl Bucket {
         self.declared = windows.to_vec();
     }
 
-    /// Nothing was ever sent.
-    pub(super) fn is_untouched(&self) -> bool {
-        self.under_way_requests == 0
-            && self.vendor.is_empty()
-            && self.logs.iter().all(|log| log.spent.is_empty())
+    /// What another bucket knows was sent, and what it was told, count here too.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        for log in &mut self.logs {
+            let known = other
+                .logs
+                .iter()
+                .find(|known| known.window.per_ms == log.window.per_ms);
+            if let Some(known) = known {
+                let mut spent: Vec<Spent> = log.spent.drain(..).chain(known.spent.clone()).collect();
+                spent.sort_by_key(|spent| spent.until_ms);
+                log.spent = spent.into();
+                log.requests += known.requests;
+                log.items += known.items;
+            }
+        }
+        self.vendor.extend(other.vendor.iter().copied());
     }
 
     /// Nobody will tell of the answers of these: they count as answered now.

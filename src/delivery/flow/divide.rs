@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use hashbrown::HashSet;
+
 use super::verdicts::given_up;
 use super::{Batch, Flow, Item, Job, Refusal};
 use crate::clock::Millis;
@@ -12,6 +14,19 @@ pub(super) struct Wait {
     pub after: Duration,
     pub times: u32,
     pub reason: &'static str,
+}
+
+/// Items that have to wait, and with them all of their lanes; and the others. Both in order.
+pub(super) fn with_their_lanes(items: Vec<(Item, bool)>) -> (Vec<Item>, Vec<Item>) {
+    let lanes: HashSet<u64> = items
+        .iter()
+        .filter(|(_, waits)| *waits)
+        .filter_map(|(item, _)| item.lane)
+        .collect();
+    let waits = |(item, waits): &(Item, bool)| *waits || item.lane.is_some_and(|lane| lanes.contains(&lane));
+    let (wait, go): (Vec<_>, Vec<_>) = items.into_iter().partition(waits);
+    let bare = |items: Vec<(Item, bool)>| items.into_iter().map(|(item, _)| item).collect();
+    (bare(wait), bare(go))
 }
 
 impl Flow {
@@ -87,7 +102,11 @@ impl Flow {
         job.wire = None;
         job.combined = None;
         self.leave_lanes(job, &lanes);
-        job.split |= self.shares_lanes(job);
+        let behind = job.all_items().any(|item| {
+            let key = self.lane_of(request, item);
+            key.is_some_and(|key| self.lanes.opens(key, job.batch.id).is_none())
+        });
+        job.split |= behind;
         part
     }
 }

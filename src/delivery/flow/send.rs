@@ -1,7 +1,7 @@
 //! What goes out next, and when there may be more. Pure.
 
 use super::slots::{Ended, Fate, dead};
-use super::{Batch, Flow, Job, Origin};
+use super::{Batch, Flow, Job, Line, Origin};
 use crate::clock::Millis;
 
 /// Where the next job of a line stands.
@@ -105,7 +105,7 @@ impl Flow {
         }
         let (next, items) = self.candidate(request, now_ms)?;
         let line = self.lines.get_mut(request)?;
-        line.bucket.admits(now_ms, items).then_some(next)
+        line.admits(now_ms, items).then_some(next)
     }
 
     fn open(&self, request: usize, now_ms: Millis) -> bool {
@@ -127,15 +127,15 @@ impl Flow {
 
     fn candidate(&self, request: usize, now_ms: Millis) -> Option<(Next, u64)> {
         let line = self.lines.get(request)?;
-        if let Some((key, job)) = line.retries.first_key_value()
-            && key.0 <= now_ms
-        {
+        let may_go = |job: &Job| self.lanes_open_ms(job).is_some_and(|at| at <= now_ms);
+        let mut due = line.retries.iter().take_while(|(key, _)| key.0 <= now_ms);
+        if let Some((key, job)) = due.find(|(_, job)| may_go(job)) {
             return Some((Next::Retry(*key), job.items()));
         }
         line.ready
             .iter()
             .enumerate()
-            .find(|(_, job)| self.lanes_open_ms(job).is_some_and(|at| at <= now_ms))
+            .find(|(_, job)| may_go(job))
             .map(|(index, job)| (Next::Ready(index), job.items()))
     }
 
@@ -163,7 +163,7 @@ impl Flow {
         let request = job.batch.request;
         let items = job.items();
         if let Some(line) = self.lines.get_mut(request) {
-            if !line.bucket.sent(now_ms, items) {
+            if !line.sent(now_ms, items) {
                 line.retries.insert((now_ms, job.batch.id), job);
                 return None;
             }
@@ -293,7 +293,7 @@ impl Flow {
     fn next_spilled(&mut self, request: usize, now_ms: Millis) -> Option<Job> {
         loop {
             let carrier = self.spills(request, now_ms)?;
-            if !self.open(carrier, now_ms) || !self.lines.get_mut(carrier)?.bucket.admits(now_ms, 1)
+            if !self.open(carrier, now_ms) || !self.lines.get_mut(carrier)?.admits(now_ms, 1)
             {
                 return None;
             }
@@ -315,7 +315,7 @@ impl Flow {
             return None;
         }
         let items = first.items();
-        (always || !line.bucket.admits(now_ms, items)).then_some(carrier)
+        (always || !line.admits(now_ms, items)).then_some(carrier)
     }
 
     /// Takes the first item out of the first job; it becomes a job of the carrier.
@@ -344,7 +344,7 @@ impl Flow {
     }
 
     /// Must another job go before this one, for a lane they share?
-    pub(super) fn shares_lanes(&self, job: &Job) -> bool {
+    fn shares_lanes(&self, job: &Job) -> bool {
         self.lanes_open_of(job).is_none()
     }
 
@@ -367,8 +367,8 @@ impl Flow {
         let own = self.jobs_wake_ms(request, now_ms);
         let spilled = self.spills(request, now_ms).and_then(|carrier| {
             let opens_ms = self.opens_ms(carrier, now_ms)?;
-            let bucket = &mut self.lines.get_mut(carrier)?.bucket;
-            Some(opens_ms.max(bucket.opens_ms(now_ms, 1)?))
+            let line = self.lines.get_mut(carrier)?;
+            Some(opens_ms.max(line.rate_opens_ms(now_ms, 1)?))
         });
         [own, spilled].into_iter().flatten().min()
     }
@@ -376,10 +376,7 @@ impl Flow {
     fn jobs_wake_ms(&mut self, request: usize, now_ms: Millis) -> Option<Millis> {
         let opens_ms = self.opens_ms(request, now_ms)?;
         let line = self.lines.get(request)?;
-        let retry = line
-            .retries
-            .first_key_value()
-            .map(|(key, job)| (key.0, job.items()));
+        let retry = self.first_retry(line, now_ms);
         let due = retry.is_some_and(|(at_ms, _)| at_ms <= now_ms);
         let ready = if due { None } else { self.first_ready(request) };
         let line = self.lines.get_mut(request)?;
@@ -387,10 +384,31 @@ impl Flow {
             .into_iter()
             .flatten()
             .filter_map(|(at_ms, items)| {
-                let bucket_ms = line.bucket.opens_ms(now_ms, items)?;
+                let bucket_ms = line.rate_opens_ms(now_ms, items)?;
                 Some(at_ms.max(opens_ms).max(bucket_ms))
             })
             .min()
+    }
+
+    /// The retry that can go first: one that is due, else by time.
+    fn first_retry(&self, line: &Line, now_ms: Millis) -> Option<(Millis, u64)> {
+        let mut first: Option<(Millis, u64)> = None;
+        for ((at_ms, _), job) in &line.retries {
+            if first.is_some_and(|(known, _)| known <= *at_ms) {
+                break;
+            }
+            let Some(opens_ms) = self.lanes_open_ms(job) else {
+                continue;
+            };
+            let at_ms = opens_ms.max(*at_ms);
+            if first.is_none_or(|(known, _)| at_ms < known) {
+                first = Some((at_ms, job.items()));
+            }
+            if at_ms <= now_ms {
+                break;
+            }
+        }
+        first
     }
 
     /// The job of `ready` that can go first, by time.

@@ -1,12 +1,14 @@
 //! Rates that several requests keep together, whichever integration they are of: a vendor counts by account.
 //!
-//! A request's own rate and a shared one look the same from outside.
+//! Every request has a bucket of its own, which its pipeline hands on. One that shares its rate has a place in a common
+//! one beside it, and may be sent when both have room.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::Line;
 use super::buckets::{Bucket, Window};
 use crate::clock::Millis;
 use crate::vendor::replies::Room;
@@ -14,29 +16,47 @@ use crate::vendor::replies::Room;
 /// When all that is allowed is under way for somebody else, nobody here hears of its answer: look again after this.
 const LOOK_AGAIN_MS: Millis = 50;
 
-/// Shared buckets, by what their sharers have in common.
+/// Common buckets, by what their sharers have in common.
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct Directory {
-    buckets: Arc<Mutex<HashMap<u128, Arc<Mutex<Bucket>>>>>,
+    places: Arc<Mutex<HashMap<u128, Place>>>,
+}
+
+#[derive(Debug)]
+struct Place {
+    bucket: Arc<Mutex<Bucket>>,
+    /// Who has told what it had sent before.
+    told: HashSet<String>,
 }
 
 impl Directory {
-    /// The bucket of that key. Of sharers that declare other windows the latest decides.
-    fn get(&self, key: u128, windows: &[Window]) -> Arc<Mutex<Bucket>> {
-        let mut buckets = self.buckets.lock();
-        let bucket = buckets
-            .entry(key)
-            .or_insert_with(|| Arc::new(Mutex::new(Bucket::new(windows))));
-        bucket.lock().redeclare(windows);
-        Arc::clone(bucket)
+    /// A place in the bucket of that key. `who` comes with what it knows itself: what was sent before it came here
+    /// counts, once. Of sharers that declare other windows the latest decides.
+    pub(super) fn join(&self, key: u128, windows: &[Window], who: String, own: &Bucket) -> Shared {
+        let mut places = self.places.lock();
+        let place = places.entry(key).or_insert_with(|| Place {
+            bucket: Arc::new(Mutex::new(Bucket::new(windows))),
+            told: HashSet::new(),
+        });
+        let mut bucket = place.bucket.lock();
+        bucket.redeclare(windows);
+        if place.told.insert(who) {
+            bucket.absorb(own);
+        }
+        drop(bucket);
+        Shared {
+            bucket: Arc::clone(&place.bucket),
+            requests: 0,
+            items: 0,
+            seen_ms: 0,
+        }
     }
 }
 
-/// The rate of one request.
+/// A place in a common bucket.
 #[derive(Debug)]
-pub(in super::super) struct Rate {
+pub(super) struct Shared {
     bucket: Arc<Mutex<Bucket>>,
-    shared: bool,
     /// Under way here.
     requests: u64,
     items: u64,
@@ -44,52 +64,16 @@ pub(in super::super) struct Rate {
     seen_ms: Millis,
 }
 
-impl Rate {
-    /// A rate nobody else uses.
-    pub(super) fn own(windows: &[Window]) -> Self {
-        Self {
-            bucket: Arc::new(Mutex::new(Bucket::new(windows))),
-            shared: false,
-            requests: 0,
-            items: 0,
-            seen_ms: 0,
-        }
-    }
-
-    /// The one of this key.
-    pub(super) fn of(directory: &Directory, key: u128, windows: &[Window]) -> Self {
-        Self {
-            bucket: directory.get(key, windows),
-            shared: true,
-            ..Self::own(&[])
-        }
-    }
-
-    /// See [`Bucket::take_over`]. What others have used since is known better.
-    pub(super) fn take_over(&mut self, earlier: Bucket, now_ms: Millis) {
-        let mut bucket = self.bucket.lock();
-        if !self.shared || bucket.is_untouched() {
-            bucket.take_over(earlier, now_ms);
-        }
-    }
-
-    /// As it stands now.
-    pub(super) fn snapshot(&self) -> Bucket {
-        self.bucket.lock().clone()
-    }
-
-    /// See [`Bucket::admits`].
-    pub(super) fn admits(&mut self, now_ms: Millis, items: u64) -> bool {
+impl Shared {
+    fn admits(&mut self, now_ms: Millis, items: u64) -> bool {
         self.seen_ms = now_ms;
         self.bucket.lock().admits(now_ms, items)
     }
 
-    /// See [`Bucket::sent`]. False, and nothing is counted, when somebody else has used the room up since it was
-    /// asked for.
-    #[must_use]
-    pub(super) fn sent(&mut self, now_ms: Millis, items: u64) -> bool {
+    /// False, and nothing is counted, when somebody else has used the room up since it was asked for.
+    fn sent(&mut self, now_ms: Millis, items: u64) -> bool {
         let mut bucket = self.bucket.lock();
-        if self.shared && !bucket.admits(now_ms, items) {
+        if !bucket.admits(now_ms, items) {
             return false;
         }
         bucket.sent(items);
@@ -99,50 +83,86 @@ impl Rate {
         true
     }
 
-    /// See [`Bucket::unsent`].
-    pub(super) fn unsent(&mut self, items: u64) {
-        self.came_back(items);
-        self.bucket.lock().unsent(items);
-    }
-
-    /// See [`Bucket::answered`].
-    pub(super) fn answered(&mut self, now_ms: Millis, items: u64) {
-        self.came_back(items);
-        self.bucket.lock().answered(now_ms, items);
-    }
-
     fn came_back(&mut self, items: u64) {
         self.requests = self.requests.saturating_sub(1);
         self.items = self.items.saturating_sub(items);
     }
 
-    /// See [`Bucket::adopt`].
-    pub(super) fn adopt(&mut self, now_ms: Millis, room: Room) {
-        self.bucket.lock().adopt(now_ms, room);
-    }
-
-    /// See [`Bucket::too_many`].
-    pub(super) fn too_many(&mut self, now_ms: Millis) {
-        self.bucket.lock().too_many(now_ms);
-    }
-
-    /// See [`Bucket::opens_ms`].
-    pub(super) fn opens_ms(&mut self, now_ms: Millis, items: u64) -> Option<Millis> {
+    fn opens_ms(&self, now_ms: Millis, items: u64) -> Millis {
         let opens_ms = self.bucket.lock().opens_ms(now_ms, items);
-        match opens_ms {
-            None if self.shared => Some(now_ms + LOOK_AGAIN_MS),
-            opens_ms => opens_ms,
-        }
+        opens_ms.unwrap_or(now_ms + LOOK_AGAIN_MS)
     }
 }
 
-impl Drop for Rate {
+impl Drop for Shared {
     /// Whoever goes leaves nothing under way: the others would wait for it for ever.
     fn drop(&mut self) {
         if self.requests > 0 {
             let mut bucket = self.bucket.lock();
             bucket.given_up(self.seen_ms, self.requests, self.items);
         }
+    }
+}
+
+/// A line's rate: its own, and the one it shares.
+impl Line {
+    pub(super) fn admits(&mut self, now_ms: Millis, items: u64) -> bool {
+        self.bucket.admits(now_ms, items) && self.shares_room(now_ms, items)
+    }
+
+    /// Has what is shared room for it?
+    pub(super) fn shares_room(&mut self, now_ms: Millis, items: u64) -> bool {
+        let shared = self.shared.as_mut();
+        shared.is_none_or(|shared| shared.admits(now_ms, items))
+    }
+
+    /// A request goes out; false when another integration was faster, and it does not.
+    #[must_use]
+    pub(super) fn sent(&mut self, now_ms: Millis, items: u64) -> bool {
+        let shared = self.shared.as_mut();
+        let goes = shared.is_none_or(|shared| shared.sent(now_ms, items));
+        if goes {
+            self.bucket.sent(items);
+        }
+        goes
+    }
+
+    pub(super) fn unsent(&mut self, items: u64) {
+        self.bucket.unsent(items);
+        if let Some(shared) = &mut self.shared {
+            shared.came_back(items);
+            shared.bucket.lock().unsent(items);
+        }
+    }
+
+    pub(super) fn answered(&mut self, now_ms: Millis, items: u64) {
+        self.bucket.answered(now_ms, items);
+        if let Some(shared) = &mut self.shared {
+            shared.came_back(items);
+            shared.bucket.lock().answered(now_ms, items);
+        }
+    }
+
+    pub(super) fn adopt(&mut self, now_ms: Millis, room: Room) {
+        self.bucket.adopt(now_ms, room);
+        if let Some(shared) = &self.shared {
+            shared.bucket.lock().adopt(now_ms, room);
+        }
+    }
+
+    pub(super) fn too_many(&mut self, now_ms: Millis) {
+        self.bucket.too_many(now_ms);
+        if let Some(shared) = &self.shared {
+            shared.bucket.lock().too_many(now_ms);
+        }
+    }
+
+    pub(super) fn rate_opens_ms(&mut self, now_ms: Millis, items: u64) -> Option<Millis> {
+        let opens_ms = self.bucket.opens_ms(now_ms, items)?;
+        let shared = self.shared.as_ref();
+        Some(shared.map_or(opens_ms, |shared| {
+            shared.opens_ms(now_ms, items).max(opens_ms)
+        }))
     }
 }
 
@@ -158,38 +178,47 @@ mod tests {
         }]
     }
 
-    #[test]
-    fn what_one_uses_the_other_has_not() {
-        let directory = Directory::default();
-        let [mut one, mut other] = [7, 7].map(|key| Rate::of(&directory, key, &windows(3)));
-        let mut stranger = Rate::of(&directory, 8, &windows(3));
-        for _ in 0..3 {
-            assert!(one.admits(0, 1));
-            assert!(one.sent(0, 1));
-        }
-        assert!(!other.admits(0, 1) && stranger.admits(0, 1));
-        assert_eq!(other.opens_ms(0, 1), Some(LOOK_AGAIN_MS), "to look again");
-        one.answered(100, 1);
-        assert!(!other.admits(1_000, 1));
-        assert_eq!(other.opens_ms(1_000, 1), Some(1_100));
-        // Gone with two under way, which may have been counted until now.
-        one.admits(1_050, 1);
-        drop(one);
-        assert!(other.admits(1_100, 1));
-        assert!(other.sent(1_100, 1) && !other.sent(1_100, 1));
-        assert!(!other.admits(1_100, 1) && other.opens_ms(1_100, 1) == Some(2_050));
+    fn join(directory: &Directory, key: u128, n: u64, who: &str) -> Shared {
+        let own = Bucket::new(&windows(n));
+        directory.join(key, &windows(n), who.to_owned(), &own)
     }
 
     #[test]
-    fn a_429_of_one_slows_the_other_and_the_latest_declaration_holds() {
+    fn what_one_uses_the_other_has_not() {
         let directory = Directory::default();
-        let mut one = Rate::of(&directory, 7, &windows(8));
-        one.too_many(0);
-        let mut other = Rate::of(&directory, 7, &windows(16));
+        let mut one = join(&directory, 7, 3, "one");
+        let mut other = join(&directory, 7, 3, "other");
+        let mut stranger = join(&directory, 8, 3, "other");
+        for _ in 0..3 {
+            assert!(one.admits(0, 1) && one.sent(0, 1));
+        }
+        assert!(!other.admits(0, 1) && stranger.admits(0, 1));
+        assert_eq!(other.opens_ms(0, 1), LOOK_AGAIN_MS, "to look again");
+        one.came_back(1);
+        one.bucket.lock().answered(100, 1);
+        assert!(!other.admits(1_000, 1));
+        assert_eq!(other.opens_ms(1_000, 1), 1_100);
+        // Gone with two under way, which may have been counted until now.
+        one.admits(1_050, 1);
+        drop(one);
+        assert!(other.sent(1_100, 1) && !other.sent(1_100, 1));
+        assert_eq!(other.opens_ms(1_100, 1), 2_050);
+    }
+
+    #[test]
+    fn the_latest_declaration_holds_and_what_was_sent_before_counts_once() {
+        let directory = Directory::default();
+        let mut own = Bucket::new(&windows(4));
+        (0..3).for_each(|_| own.sent(1));
+        (0..3).for_each(|_| own.answered(0, 1));
+        let mut shared = Vec::new();
+        for _begun in 0..2 {
+            shared.push(directory.join(7, &windows(4), "one".to_owned(), &own));
+        }
+        let mut other = join(&directory, 7, 8, "other");
         let burst = (0..20).filter(|_| other.sent(10, 1)).count();
-        assert_eq!(burst, 8, "half of sixteen");
-        // A pipeline begun anew does not forget what the others did meanwhile.
-        one.take_over(Bucket::new(&windows(16)), 20);
-        assert!(!one.admits(20, 1));
+        assert_eq!(burst, 5, "three of eight were used");
+        shared.clear();
+        assert!(!other.admits(10, 1));
     }
 }

@@ -12,6 +12,8 @@ use super::*;
 use crate::blueprint::ItemKeys;
 use crate::journal::Settle;
 
+mod refused;
+
 fn rules(index: usize) -> Rules {
     Rules {
         name: format!("r{index}").into(),

@@ -282,7 +282,24 @@ impl World {
             2 => HeardVerdict::All(Verdict::Pause {
                 reason: "forbidden",
             }),
-            3 => HeardVerdict::All(Verdict::Bisect),
+            3 => HeardVerdict::All(if n % 2 == 0 {
+                Verdict::Split
+            } else {
+                Verdict::Bisect
+            }),
+            8 => HeardVerdict::Each(
+                (0..n)
+                    .map(|index| match index % 3 {
+                        0 => ItemVerdict::Wait {
+                            after: std::time::Duration::from_secs(2),
+                            times: 4,
+                            reason: "in_process",
+                        },
+                        1 => ItemVerdict::Again,
+                        _ => ItemVerdict::Delivered,
+                    })
+                    .collect(),
+            ),
             4..8 => HeardVerdict::Each(
                 (0..n)
                     .map(|index| match (index + usize::from(verdict)) % 5 {

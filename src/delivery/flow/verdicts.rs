@@ -91,7 +91,7 @@ impl Flow {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(line) = self.lines.get_mut(job.batch.request) {
             line.in_flight = line.in_flight.saturating_sub(1);
-            line.bucket.unsent(items);
+            line.unsent(items);
         }
         if let Some(door) = self.doors.get_mut(gate) {
             door.in_flight = door.in_flight.saturating_sub(1);
@@ -127,10 +127,10 @@ impl Flow {
         }
         if let Some(line) = self.lines.get_mut(job.batch.request) {
             line.in_flight = line.in_flight.saturating_sub(1);
-            line.bucket.answered(now_ms, items);
+            line.answered(now_ms, items);
             match heard.room {
-                Some(room) => line.bucket.adopt(now_ms, room),
-                None if heard.slow => line.bucket.too_many(now_ms),
+                Some(room) => line.adopt(now_ms, room),
+                None if heard.slow => line.too_many(now_ms),
                 None => {}
             }
         }
@@ -277,16 +277,17 @@ impl Flow {
     ) {
         let items = std::mem::take(&mut job.batch.items);
         let mut gone = Vec::with_capacity(items.len());
-        let mut waiting: Option<(Wait, Vec<Item>)> = None;
+        let mut left = Vec::new();
+        let mut waiting: Option<Wait> = None;
         for (mut item, verdict) in items.into_iter().zip(verdicts) {
             let ended = match verdict {
                 ItemVerdict::AgainWithout(field) => {
                     super::strip(&mut item.json, field);
-                    job.batch.items.push(item);
+                    left.push((item, false));
                     continue;
                 }
                 ItemVerdict::Again => {
-                    job.batch.items.push(item);
+                    left.push((item, false));
                     continue;
                 }
                 ItemVerdict::Wait {
@@ -294,12 +295,12 @@ impl Flow {
                     times,
                     reason,
                 } => {
-                    let wait = Wait {
+                    waiting.get_or_insert(Wait {
                         after,
                         times,
                         reason,
-                    };
-                    waiting.get_or_insert((wait, Vec::new())).1.push(item);
+                    });
+                    left.push((item, true));
                     continue;
                 }
                 ItemVerdict::Suppress { reason, lasts } => {
@@ -321,17 +322,21 @@ impl Flow {
             gone.push(item.lane);
             self.end_item(item, ended, now_ms);
         }
+        let (wait_items, go_items) = super::divide::with_their_lanes(left);
+        job.batch.items = go_items;
         match waiting {
-            Some((wait, all)) if job.batch.items.is_empty() && job.search.is_none() => {
+            Some(wait) if job.batch.items.is_empty() && job.search.is_none() => {
                 if !gone.is_empty() {
                     job.wire = None;
                     job.combined = None;
                 }
-                job.batch.items = all;
+                job.batch.items = wait_items;
                 self.leave_lanes(&job, &gone);
                 return self.wait(job, wait, refusal, chance, now_ms);
             }
-            Some((wait, some)) => self.set_waiting(&mut job, some, wait, refusal, chance, now_ms),
+            Some(wait) => {
+                self.set_waiting(&mut job, wait_items, wait, refusal, chance, now_ms);
+            }
             None => {}
         }
         self.leave_lanes(&job, &gone);

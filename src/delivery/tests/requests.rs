@@ -166,6 +166,7 @@ impl Bench {
             refresh: None,
             status: self.status.clone(),
             rates: self.rates.clone(),
+            buckets: Default::default(),
         };
         Worker::new(parts, &feed)
     }

@@ -43,6 +43,9 @@ impl Worker {
             }
             Err(error) => {
                 let kind = error.kind.as_str().to_owned();
+                if error.kind.is_ambiguous() {
+                    metrics::vendor_doubts(&integration.id, &request).increment(1);
+                }
                 (read::silence(error), kind.clone(), error.took, Some(kind))
             }
         };
