@@ -74,6 +74,21 @@ impl Flow {
         (until_ms > now_ms + LONG_MS).then_some(until_ms)
     }
 
+    /// A request is paused: whoever shares its lanes does not wait for it, but for the one item that looks whether it
+    /// works again.
+    pub(super) fn let_others_pass(&mut self, request: usize, now_ms: Millis) {
+        let mut others = self.options.requests.iter().enumerate();
+        if others.any(|(at, rules)| at != request && rules.lanes == request && !self.carries(request, at)) {
+            self.set_request_apart(request, now_ms.saturating_add(PAUSED_RECHECK_MS), now_ms);
+        }
+    }
+
+    /// Does the one request only carry items of the other?
+    fn carries(&self, of: usize, carrier: usize) -> bool {
+        let rules = self.options.requests.get(of);
+        rules.and_then(|rules| rules.spill) == Some(carrier)
+    }
+
     fn set_request_apart(&mut self, request: usize, due_ms: Millis, now_ms: Millis) {
         let Some(reason) = self
             .options

@@ -212,6 +212,7 @@ impl Flow {
         if let Some(line) = self.lines.get_mut(request) {
             line.ready.push_front(job);
         }
+        self.let_others_pass(request, now_ms);
     }
 
     /// What was sent was taken.

@@ -152,7 +152,7 @@ async fn attributes_of_somebody_brevo_does_not_know_are_left_or_the_contact_is_m
     let (_, skipped, _) = ends(&fan, &id).await;
     assert_eq!(skipped, json!({"missing": 1}));
     let config = json!({"exposure": "none", "create_contacts": true});
-    let makes = fan.install("brevo", config, quick()).await;
+    let makes = install_another(&fan, "brevo", "makes", config, quick()).await;
     let one = decision("later", "u-1", "checkout", "on", fan.now_ms());
     fan.post(&[one]).await;
     assert_eq!(fan.app.settled(&makes).await["delivered"], json!(1));
@@ -239,9 +239,14 @@ async fn integrations_of_one_account_keep_its_rate_together() {
     let people = users("u", 30);
     fan.prepare(&people, &["checkout"]);
     let mut ids = Vec::new();
-    for (key, group) in [("xkeysib-1", Value::Null), ("xkeysib-1", Value::Null), ("xkeysib-2", json!("ours")), ("xkeysib-3", json!("ours"))] {
+    for (name, key, group) in [
+        ("a", "xkeysib-1", Value::Null),
+        ("b", "xkeysib-1", Value::Null),
+        ("c", "xkeysib-2", json!("ours")),
+        ("d", "xkeysib-3", json!("ours")),
+    ] {
         let config = json!({"api_key": key, "events_mode": "single", "rate_limit_group": group});
-        ids.push(fan.install("brevo", config, quick()).await);
+        ids.push(install_another(&fan, "brevo", name, config, quick()).await);
     }
     fan.post(&one_each(&fan, &people)).await;
     for id in &ids {

@@ -47,6 +47,22 @@ fn gaps(requests: &[Value]) -> Vec<Millis> {
         .collect()
 }
 
+/// Installs a vendor's `decisions` beside another integration of it.
+async fn install_another(
+    fan: &Fan,
+    vendor: &str,
+    name: &str,
+    config: Value,
+    settings: Value,
+) -> String {
+    let body = json!({"name": name, "variant": "decisions", "delivery_mode": "server_side",
+        "config": fan.entered(vendor, &config), "settings": settings});
+    let path = format!("integration-catalog/{vendor}/install");
+    let (status, reply) = fan.app.admin("POST", &path, Some(body)).await;
+    assert_eq!(status, 201, "{reply}");
+    reply["id"].as_str().expect("id").to_owned()
+}
+
 /// Waits until a vendor has had so many requests under a path.
 async fn requests_until(fan: &Fan, path: &str, least: usize) -> Vec<Value> {
     let began = Instant::now();
