@@ -144,12 +144,12 @@ pub(super) fn time<'a>(args: &'a [Expr], cx: Cx<'a>, give: impl Fn(Millis) -> Va
         return Val::Missing;
     };
     // The event's own times are known already.
-    match (arg, cx.scene.event) {
-        (Expr::Event(Root::Timestamp, steps), Some(event)) if steps.is_empty() => {
-            return give(event.timestamp_ms);
+    match (arg, cx.scene.seen) {
+        (Expr::Event(Root::Timestamp, steps), Some(seen)) if steps.is_empty() => {
+            return give(seen.timestamp_ms);
         }
-        (Expr::Event(Root::ReceivedAt, steps), Some(event)) if steps.is_empty() => {
-            return give(event.received_at_ms);
+        (Expr::Event(Root::ReceivedAt, steps), Some(seen)) if steps.is_empty() => {
+            return give(seen.received_at_ms);
         }
         _ => {}
     }
@@ -190,6 +190,10 @@ pub(crate) fn read_time(val: &Val<'_>) -> Option<Millis> {
 
 /// `2026-11-20T14:03:27.412Z`.
 pub(crate) fn iso8601(ms: Millis) -> Option<String> {
+    // Hand-written and quick, but for the years 1 to 9999 only.
+    if (-62_135_596_800_000..=253_402_300_799_999).contains(&ms) {
+        return String::from_utf8(crate::event::time::write(ms).to_vec()).ok();
+    }
     let at = jiff::Timestamp::from_millisecond(ms).ok()?;
     Some(format!("{at:.3}"))
 }

@@ -8,7 +8,7 @@ use super::entry::{Entries, Entry};
 use super::expr::{Expr, TableRef, simplify, surely_not};
 use super::function::Fun;
 use super::plan::{OncePlan, Plan, RequestPlan, TableSource, Wire};
-use super::reads::EntryReads;
+use super::ready::ReadyEntries;
 use super::template::{Member, Name, Tpl};
 use super::travel::{Time, digest};
 use super::wire::{RequestDef, header_text, leaves};
@@ -73,8 +73,7 @@ impl Blueprint {
         };
         entries.retain(&|send| !out(send.request));
         Ok(Plan {
-            reads: EntryReads::of(&entries, &wires),
-            entries,
+            entries: ReadyEntries::of(&entries, &wires),
             requests,
             wires,
             sources,
@@ -467,7 +466,7 @@ fn all_written(expr: &Expr) -> bool {
 }
 
 /// This with its constants as ready JSON.
-fn frozen(tpl: Tpl) -> Tpl {
+pub(super) fn frozen(tpl: Tpl) -> Tpl {
     match tpl {
         Tpl::Value(Expr::Text(text)) => Tpl::constant(&serde_json::Value::from(text.as_ref())),
         Tpl::Value(Expr::YesNo(yes)) => Tpl::constant(&yes.into()),

@@ -14,13 +14,13 @@ use super::Tables;
 use super::amount::{
     amount, compare, iso8601, minor_units, not_a_number, number, sum, time, within,
 };
-use super::expr::{Expr, Root, TableRef};
+use super::expr::{Expr, TableRef};
 use super::function::Fun;
 use super::javascript;
 use super::texts::{self, hex, join, made};
 use crate::clock::Millis;
 use crate::event::money;
-use crate::event::{Event, Kind};
+use crate::event::reads::{Found, Seen};
 
 /// What a formula gives.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ pub(crate) enum Problem {
 /// All that formulas may look at.
 #[derive(Debug)]
 pub(crate) struct Scene<'a> {
-    pub(super) event: Option<&'a Event>,
+    pub(super) seen: Option<&'a Seen<'a>>,
     tables: &'a Tables,
     reply: Option<(u16, &'a Value)>,
     holes: &'a [Value],
@@ -89,8 +89,8 @@ pub(crate) struct Cx<'a> {
 }
 
 impl<'a> Scene<'a> {
-    pub(crate) fn of_event(event: &'a Event, tables: &'a Tables) -> Self {
-        Self::new(Some(event), tables, None, &[])
+    pub(crate) fn of_event(seen: &'a Seen<'a>, tables: &'a Tables) -> Self {
+        Self::new(Some(seen), tables, None, &[])
     }
 
     pub(crate) fn of_reply(status: u16, body: &'a Value, tables: &'a Tables) -> Self {
@@ -102,13 +102,13 @@ impl<'a> Scene<'a> {
     }
 
     fn new(
-        event: Option<&'a Event>,
+        seen: Option<&'a Seen<'a>>,
         tables: &'a Tables,
         reply: Option<(u16, &'a Value)>,
         holes: &'a [Value],
     ) -> Self {
         Self {
-            event,
+            seen,
             tables,
             reply,
             holes,
@@ -127,7 +127,7 @@ impl<'a> Scene<'a> {
     }
 
     pub(crate) fn received_at_ms(&self) -> Millis {
-        self.event.map_or(Millis::MAX, |event| event.received_at_ms)
+        self.seen.map_or(Millis::MAX, |seen| seen.received_at_ms)
     }
 
     pub(super) fn problem(&self, problem: Problem) {
@@ -164,18 +164,14 @@ impl<'a> Scene<'a> {
         self.troubled.get()
     }
 
-    /// Identify calls carry their traits at the top; other calls may carry them in the context as well.
-    fn traits(&'a self) -> Option<&'a Value> {
-        let event = self.event?;
-        let own = event.field("traits").filter(|traits| traits.is_object());
-        if event.kind == Kind::Identify {
-            return own;
-        }
-        let context = event
-            .field("context")
-            .and_then(|context| context.get("traits"))
-            .filter(|traits| traits.is_object());
-        match (own, context) {
+    /// The event's own traits over those in its context.
+    fn traits(&'a self, own: usize, context: Option<usize>) -> Option<&'a Value> {
+        let seen = self.seen?;
+        let group = |number: usize| match seen.at(number) {
+            Found::Json(value) if value.is_object() => Some(value.as_ref()),
+            _ => None,
+        };
+        match (group(own), context.and_then(group)) {
             (own, None) => own,
             (None, context) => context,
             (Some(Value::Object(own)), Some(Value::Object(context))) => self
@@ -285,12 +281,19 @@ impl<'a> Val<'a> {
 /// Runs a formula.
 pub(crate) fn eval<'a>(expr: &'a Expr, cx: Cx<'a>) -> Val<'a> {
     match expr {
-        Expr::Missing | Expr::Config(_) | Expr::Entry(_) | Expr::Table(_) => Val::Missing,
+        // The places of an event are numbered before there is one.
+        Expr::Missing | Expr::Config(_) | Expr::Entry(_) | Expr::Table(_) | Expr::Event(..) => {
+            Val::Missing
+        }
         Expr::Text(text) => Val::Text(Cow::Borrowed(text)),
         Expr::Number(text) => Val::Number(Cow::Borrowed(text)),
         Expr::YesNo(yes) => Val::YesNo(*yes),
         Expr::Pieces(parts) => pieces(parts, cx),
-        Expr::Event(root, steps) => event_path(*root, steps, cx),
+        Expr::Seen(number) => seen(*number, cx),
+        Expr::Traits(own, context, steps) => match cx.scene.traits(*own, *context) {
+            Some(traits) => down(traits, steps),
+            None => Val::Missing,
+        },
         Expr::Row(steps) => row_path(steps, cx),
         Expr::Status => match cx.scene.reply {
             Some((status, _)) => Val::Number(Cow::Owned(status.to_string())),
@@ -324,17 +327,12 @@ fn pieces<'a>(parts: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
     Val::Text(Cow::Owned(joined))
 }
 
-fn event_path<'a>(root: Root, steps: &'a [Box<str>], cx: Cx<'a>) -> Val<'a> {
-    let Some(event) = cx.scene.event else {
-        return Val::Missing;
-    };
-    let start = match root {
-        Root::Plain(name) => event.field(name),
-        Root::Timestamp => event.field("timestamp"),
-        Root::ReceivedAt => event.field("receivedAt"),
-        Root::Traits => cx.scene.traits(),
-    };
-    start.map_or(Val::Missing, |value| down(value, steps))
+fn seen<'a>(number: usize, cx: Cx<'a>) -> Val<'a> {
+    match cx.scene.seen.map(|seen| seen.at(number)) {
+        Some(Found::Text(text)) if !text.is_empty() => Val::Text(Cow::Borrowed(text)),
+        Some(Found::Json(value)) => known(value),
+        _ => Val::Missing,
+    }
 }
 
 fn row_path<'a>(steps: &'a [Box<str>], cx: Cx<'a>) -> Val<'a> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::eval::{Scene, Val, eval};
 use super::function::Fun;
 
 /// Most parts one entry of a blueprint may have, with all that is inlined.
@@ -27,8 +28,12 @@ pub(crate) enum Expr {
     YesNo(bool),
     /// A text made of pieces.
     Pieces(Arc<[Expr]>),
-    /// A place in the event.
+    /// A place in the event; in an entry that is ready to run, one of the next two.
     Event(Root, Steps),
+    /// What was seen in the place of this number, see [`crate::event::reads::Places`].
+    Seen(usize),
+    /// A place in the traits: the event's own (by number) over those in its context.
+    Traits(usize, Option<usize>, Steps),
     /// A place in the row of an `each`.
     Row(Steps),
     /// A config field: gone after binding.
@@ -236,7 +241,8 @@ pub(crate) fn simplify(expr: Expr) -> Expr {
                             .any(|other| matches!(other, Expr::Text(text) if text == x)),
                     )
                 }
-                _ => Expr::Call(fun, args.into()),
+                (Fun::Get, [_, Expr::Missing]) | (Fun::Get, [Expr::Missing, _]) => Expr::Missing,
+                _ => constant(Expr::Call(fun, args.into())),
             }
         }
         Expr::Within(inner, steps) => {
@@ -248,6 +254,33 @@ pub(crate) fn simplify(expr: Expr) -> Expr {
         },
         same => same,
     }
+}
+
+/// What a formula gives, when it gives a single value whatever the event, and nothing is to be said about it.
+fn constant(call: Expr) -> Expr {
+    let Expr::Call(fun, args) = &call else {
+        return call;
+    };
+    let known = |arg: &Expr| {
+        matches!(
+            arg,
+            Expr::Missing | Expr::Text(_) | Expr::Number(_) | Expr::YesNo(_)
+        )
+    };
+    if *fun == Fun::Required || !args.iter().all(known) {
+        return call;
+    }
+    let tables = super::Tables::default();
+    let scene = Scene::of_request(&[], &tables);
+    let found = match eval(&call, scene.cx()) {
+        Val::Missing => Expr::Missing,
+        Val::Text(text) => Expr::Text(text.as_ref().into()),
+        Val::Number(text) => Expr::Number(text.as_ref().into()),
+        Val::YesNo(yes) => Expr::YesNo(yes),
+        Val::Json(_) | Val::Group(_) => return call,
+    };
+    let found = (!scene.troubled()).then_some(found);
+    found.unwrap_or(call)
 }
 
 /// It is true whatever the event.

@@ -150,7 +150,9 @@ impl Limit {
         // The JSON of a text is never shorter than the text: most values pass here.
         let chars = text && self.max_chars.is_some_and(|most| length > most);
         let bytes = self.max_bytes.is_some_and(|most| length > most);
-        if !chars && !bytes && self.max_items.is_none() && self.max_age_ms.is_none() {
+        // An item and its comma are two bytes.
+        let items = self.max_items.is_some_and(|most| length / 2 > most);
+        if !chars && !bytes && !items && self.max_age_ms.is_none() {
             return None;
         }
         let mut value: Value = serde_json::from_slice(json).ok()?;

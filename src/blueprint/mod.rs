@@ -25,7 +25,7 @@ mod javascript;
 mod limit;
 mod plan;
 mod rates;
-mod reads;
+mod ready;
 mod request;
 mod resolve;
 mod responses;

@@ -4,24 +4,23 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use super::compile::RowsDef;
-use super::entry::{Entries, Entry, Send};
 use super::eval::{Scene, eval};
 use super::expr::Expr;
 use super::limit::{Below, Limits};
-use super::reads::EntryReads;
+use super::ready::{Ready, ReadyEntries, ReadySend};
 use super::table::Table;
-use super::template::Tpl;
+use super::travel::Digests;
 use super::wire::RequestDef;
 use super::writer::{Path, Stop, Writer};
 use super::{FieldTrace, Mapping, Part, PartResult, Tables};
-use crate::event::{Event, Kind};
+use crate::event::reads::{Seen, read};
+use crate::event::{DecodeError, Event};
 use crate::secret::Secret;
 
 /// A blueprint bound to an integration's config: ready to map.
 #[derive(Debug)]
 pub struct Plan {
-    pub(super) entries: Entries,
-    pub(super) reads: EntryReads,
+    pub(super) entries: ReadyEntries,
     pub(super) requests: Vec<RequestPlan>,
     pub(super) wires: Vec<Wire>,
     pub(super) sources: Vec<TableSource>,
@@ -179,40 +178,55 @@ impl Plan {
         &self.requests
     }
 
+    /// Reads of a stored record what this plan looks at.
+    ///
+    /// # Errors
+    /// When the bytes are not a canonical event.
+    pub fn read<'r>(&self, record: &'r [u8]) -> Result<Seen<'r>, DecodeError> {
+        read(record, |kind, name| self.places(kind, name))
+    }
+
+    /// What an event becomes, of which this plan has [`read`](Self::read) what it looks at.
+    #[must_use]
+    pub fn map_read(&self, seen: &Seen<'_>, tables: &Tables) -> Mapping {
+        self.run(seen, tables, false).0
+    }
+
     /// What an event becomes.
     #[must_use]
     pub fn map(&self, event: &Event, tables: &Tables) -> Mapping {
-        self.run(event, tables, false).0
+        self.run(&self.look(event), tables, false).0
     }
 
     /// As `map`, and for every field of every item the line that made it (slow: for people).
     #[must_use]
     pub fn map_traced(&self, event: &Event, tables: &Tables) -> (Mapping, Vec<Vec<FieldTrace>>) {
-        self.run(event, tables, true)
+        self.run(&self.look(event), tables, true)
     }
 
-    fn entry(&self, event: &Event) -> Option<&Entry> {
-        if event.kind != Kind::Track {
-            return self.entries.calls.get(&event.kind);
-        }
-        event
-            .field("event")
-            .and_then(serde_json::Value::as_str)
-            .and_then(|name| self.entries.track.get(name))
-            .or(self.entries.any_other.as_ref())
+    fn look<'e>(&self, event: &'e Event) -> Seen<'e> {
+        let name = event.field("event").and_then(serde_json::Value::as_str);
+        self.places(event.kind, name).look(event)
     }
 
-    fn run(&self, event: &Event, tables: &Tables, traced: bool) -> (Mapping, Vec<Vec<FieldTrace>>) {
-        let (when, skips, sends) = match self.entry(event) {
+    fn run(
+        &self,
+        seen: &Seen<'_>,
+        tables: &Tables,
+        traced: bool,
+    ) -> (Mapping, Vec<Vec<FieldTrace>>) {
+        let (when, skips, sends) = match self.entry(seen.kind, seen.name.as_deref()) {
             None => return (Mapping::Skipped("unmapped"), Vec::new()),
-            Some(Entry::Drop) => return (Mapping::Skipped("dropped"), Vec::new()),
+            Some(Ready::Drop) => return (Mapping::Skipped("dropped"), Vec::new()),
             // The config rules out all it would be sent as.
-            Some(Entry::Send { sends, .. }) if sends.is_empty() => {
+            Some(Ready::Send { sends, .. }) if sends.is_empty() => {
                 return (Mapping::Skipped("filtered"), Vec::new());
             }
-            Some(Entry::Send { when, skips, sends }) => (when, skips, sends),
+            Some(Ready::Send {
+                when, skips, sends, ..
+            }) => (when, skips, sends),
         };
-        let scene = Scene::of_event(event, tables);
+        let scene = Scene::of_event(seen, tables);
         if !when.iter().all(|test| eval(test, scene.cx()).is_true()) {
             return (Mapping::Skipped("filtered"), Vec::new());
         }
@@ -234,10 +248,11 @@ impl Plan {
             );
         }
         let mut traces = Vec::new();
+        let mut digests = Digests::default();
         let parts = sends
             .iter()
             .map(|send| {
-                let (part, trace) = self.part(send, &scene, tables, traced);
+                let (part, trace) = self.part(send, &scene, tables, &mut digests, traced);
                 traces.extend(trace);
                 part
             })
@@ -247,9 +262,10 @@ impl Plan {
 
     fn part(
         &self,
-        send: &Send,
+        send: &ReadySend,
         scene: &Scene<'_>,
         tables: &Tables,
+        digests: &mut Digests,
         traced: bool,
     ) -> (Part, Option<Vec<FieldTrace>>) {
         let mut part = Part {
@@ -263,7 +279,7 @@ impl Plan {
             return (part, None);
         };
         let wanted = |test: &Expr| eval(test, scene.cx()).is_true();
-        if !wire.def.when.iter().all(wanted) {
+        if !send.when.iter().all(wanted) {
             scene.take_problems();
             part.result = PartResult::Skipped {
                 reason: "filtered".to_owned(),
@@ -279,8 +295,8 @@ impl Plan {
         match written {
             Ok(true) => {
                 part.result = PartResult::Item {
-                    group: group_of(wire, scene),
-                    keys: wire.def.travel.keys(&wire.def.name, scene),
+                    group: group_of(send, scene),
+                    keys: send.travel.keys(&wire.def.name, scene, digests),
                     json: std::mem::take(&mut writer.out),
                 };
             }
@@ -308,12 +324,12 @@ impl Plan {
     fn write_item(
         &self,
         writer: &mut Writer<'_>,
-        send: &Send,
+        send: &ReadySend,
         wire: &Wire,
         scene: &Scene<'_>,
     ) -> Result<bool, Stop> {
         let cx = scene.cx();
-        let holes = &wire.def.holes;
+        let holes = &send.holes;
         if !holes.is_empty() {
             writer.out.push(b'[');
         }
@@ -333,7 +349,7 @@ impl Plan {
         for hole in holes {
             writer.out.push(b',');
             if !writer.write(
-                &Tpl::Value(hole.clone()),
+                hole,
                 cx,
                 &Path::TOP.name("request"),
                 send.line,
@@ -350,8 +366,8 @@ impl Plan {
     }
 }
 
-fn group_of(wire: &Wire, scene: &Scene<'_>) -> u64 {
-    let Some(by) = &wire.def.by else { return 0 };
+fn group_of(send: &ReadySend, scene: &Scene<'_>) -> u64 {
+    let Some(by) = &send.by else { return 0 };
     let mut hasher = DefaultHasher::new();
     eval(by, scene.cx()).text().hash(&mut hasher);
     hasher.finish()

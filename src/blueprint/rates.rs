@@ -23,11 +23,7 @@ pub(crate) struct RatesBy {
 
 impl Compiler<'_> {
     /// `rate`: windows, or `by` a choice of the config the windows of each of its values.
-    pub(super) fn rate_of(
-        &mut self,
-        node: &Node,
-        batched: bool,
-    ) -> (Vec<Rate>, Option<RatesBy>) {
+    pub(super) fn rate_of(&mut self, node: &Node, batched: bool) -> (Vec<Rate>, Option<RatesBy>) {
         let Some(by) = node.group().and_then(|members| find(members, "by")) else {
             return (self.rates(node, batched), None);
         };
@@ -76,7 +72,9 @@ impl Compiler<'_> {
                 "shape",
                 node.span.clone(),
                 "`by` is a choice of the config".to_owned(),
-                Some("write by: =config.x where x is a `choice` that always has a value".to_owned()),
+                Some(
+                    "write by: =config.x where x is a `choice` that always has a value".to_owned(),
+                ),
             );
         }
         None

@@ -133,32 +133,53 @@ impl Travel {
         }
     }
 
-    /// What an item made of the scene's event is known by, in the request of this name.
-    pub(crate) fn keys(&self, request: &str, scene: &Scene<'_>) -> ItemKeys {
-        let text = |expr: &Expr| eval(expr, scene.cx()).text().map(|text| text.into_owned());
+    /// What an item made of the scene's event is known by, in the request of this name. `digests`: those of this event.
+    pub(crate) fn keys<'s>(
+        &'s self,
+        request: &str,
+        scene: &'s Scene<'s>,
+        digests: &mut Digests,
+    ) -> ItemKeys {
+        let text = |expr: &'s Expr| eval(expr, scene.cx()).text();
         ItemKeys {
             lane: self
                 .lane
                 .as_ref()
                 .and_then(text)
-                .map(|text| (digest(&[&text]) >> 64) as u64),
+                .map(|text| (digests.of(&text) >> 64) as u64),
             newest: self
                 .newest
                 .as_ref()
                 .and_then(text)
                 .map(|text| digest(&["newest", request, &text])),
             once: self.once.as_ref().and_then(|once| {
+                let value = |value: &Expr| whole(value, scene, digests);
                 Some(OnceKey {
                     key: digest(&["once", request, &text(&once.key)?]),
-                    value: once.value.as_ref().map_or(0, |value| whole(value, scene)),
+                    value: once.value.as_ref().map_or(0, value),
                 })
             }),
         }
     }
 }
 
+/// Digests of texts that stand alone: requests of one event often have the same lane and say the same.
+#[derive(Debug, Default)]
+pub(crate) struct Digests(Vec<(String, u128)>);
+
+impl Digests {
+    fn of(&mut self, text: &str) -> u128 {
+        if let Some((_, digest)) = self.0.iter().find(|(known, _)| known == text) {
+            return *digest;
+        }
+        let digest = digest(&[text]);
+        self.0.push((text.to_owned(), digest));
+        digest
+    }
+}
+
 /// A number for a value of any kind; groups by their JSON, so the order of their fields counts.
-fn whole(expr: &Expr, scene: &Scene<'_>) -> u128 {
+fn whole(expr: &Expr, scene: &Scene<'_>, digests: &mut Digests) -> u128 {
     match eval(expr, scene.cx()) {
         Val::Missing => 0,
         Val::Json(json @ (serde_json::Value::Object(_) | serde_json::Value::Array(_))) => {
@@ -171,19 +192,20 @@ fn whole(expr: &Expr, scene: &Scene<'_>) -> u128 {
             });
             digest(&[&parts.join(",")])
         }
-        single => single.text().map_or(0, |text| digest(&[&text])),
+        single => single.text().map_or(0, |text| digests.of(&text)),
     }
 }
 
 /// The first 128 bits of SHA-256 over the parts, each after its length. Persisted: must be kept stable.
 pub(super) fn digest(parts: &[&str]) -> u128 {
-    let mut hash = Sha256::new();
+    // In one piece: the hash is quickest with whole blocks.
+    let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
     for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part.as_bytes());
+        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part.as_bytes());
     }
-    hash.finalize()
-        .iter()
+    let hash = Sha256::digest(&bytes);
+    hash.iter()
         .take(16)
         .fold(0, |number, byte| number << 8 | u128::from(*byte))
 }

@@ -43,22 +43,6 @@ pub(crate) struct RequestDef {
     pub(crate) holes: Vec<Expr>,
 }
 
-impl RequestDef {
-    /// Calls `f` with every formula that looks at an event, but those of the item.
-    pub(crate) fn walk(&self, f: &mut dyn FnMut(&Expr)) {
-        let travel = &self.travel;
-        self.when.iter().for_each(&mut *f);
-        self.by.iter().for_each(&mut *f);
-        self.holes.iter().for_each(&mut *f);
-        travel.lane.iter().for_each(&mut *f);
-        travel.newest.iter().for_each(&mut *f);
-        if let Some(once) = &travel.once {
-            f(&once.key);
-            once.value.iter().for_each(f);
-        }
-    }
-}
-
 const METHODS: &[(&str, &str)] = &[
     ("post", "POST"),
     ("put", "PUT"),
@@ -503,7 +487,10 @@ impl Compiler<'_> {
             let when = self.conditions(when, scope);
             match Outcome::named(then.text().unwrap_or("")) {
                 Some(then) => rules.push(Rule { when, then }),
-                None => self.shape(then, "`then` is delivered, retry, bisect, split, reject or pause"),
+                None => self.shape(
+                    then,
+                    "`then` is delivered, retry, bisect, split, reject or pause",
+                ),
             }
         }
         rules

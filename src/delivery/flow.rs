@@ -43,15 +43,15 @@ pub(super) use buckets::Bucket;
 pub(super) use buckets::Window;
 pub(super) use marks::Held;
 pub(super) use options::FlowOptions;
-pub(super) use shared::Directory;
 #[cfg(test)]
 pub(super) use options::Rules;
+pub(super) use shared::Directory;
 pub(super) use slots::paused_reasons;
 
 use books::{Apart, Books};
+use fields::Known;
 use lanes::{Lanes, Waiting};
 use marks::Marks;
-use fields::Known;
 use refusals::{Row, Suppressed};
 use shared::Shared;
 use slots::{Ended, Fate, Slot, Slots, bit, dead};

@@ -9,7 +9,7 @@ use super::batch::Envelope;
 use super::flow::{Arrival, Arrivals, Origin};
 use crate::blueprint::{Mapping, Tables};
 use crate::clock::Millis;
-use crate::event::Event;
+use crate::event::reads::Seen;
 use crate::journal::{Entry, Parked};
 use crate::registry::Integration;
 
@@ -103,15 +103,15 @@ fn map_one(
 ) -> (Result<Mapping, String>, Option<Times>) {
     // One record that trips a bug of ours must not stop all others for ever.
     let mapped = catch_unwind(AssertUnwindSafe(|| {
-        let event = Event::decode_reading(record, |kind, name| integration.plan.reads(kind, name))
-            .map_err(|error| error.to_string())?;
-        let mapping = match unwanted(integration, &event) {
+        let plan = &integration.plan;
+        let seen = plan.read(record).map_err(|error| error.to_string())?;
+        let mapping = match unwanted(integration, &seen) {
             Some(reason) => Mapping::Skipped(reason),
-            None => integration.plan.map(&event, tables),
+            None => plan.map_read(&seen, tables),
         };
         let times = Times {
-            received_ms: event.received_at_ms,
-            own_ms: event.timestamp_ms,
+            received_ms: seen.received_at_ms,
+            own_ms: seen.timestamp_ms,
         };
         Ok((mapping, times))
     }));
@@ -126,14 +126,15 @@ fn map_one(
 }
 
 /// Is the event none of this integration's business, before its blueprint is even asked?
-fn unwanted(integration: &Integration, event: &Event) -> Option<&'static str> {
+fn unwanted(integration: &Integration, event: &Seen<'_>) -> Option<&'static str> {
     if let Some(sources) = &integration.sources
-        && !sources.contains(&event.source)
+        && !sources.iter().any(|source| *source == event.source)
     {
         return Some("source");
     }
     let wanted = event
-        .field("integrations")
+        .integrations
+        .as_ref()
         .is_none_or(|choice| chosen(choice, integration.blueprint.title()));
     (!wanted).then_some("integrations")
 }

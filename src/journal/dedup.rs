@@ -23,6 +23,9 @@ pub(super) fn fingerprint(key: &[u8; 16], source: &str, message_id: &str) -> u64
     hasher.finish()
 }
 
+/// With fewer than one slot in this many filled, pages of the table were never touched.
+const SPARSE: usize = 512;
+
 /// One generation: open addressing, linear probing, 0 is "empty".
 #[derive(Debug)]
 struct Generation {
@@ -43,6 +46,17 @@ impl Generation {
             first: 0,
             since_ms: 0,
             last_ms: 0,
+        }
+    }
+
+    /// Forgets everything. The memory of a table that was in use is used again: it is all there, and a new one beside it
+    /// would be that much more for a while.
+    fn clear(&mut self) {
+        if self.len < self.slots.len() / SPARSE {
+            *self = Self::new(self.slots.len());
+        } else {
+            self.slots.fill(0);
+            self.len = 0;
         }
     }
 
@@ -184,13 +198,13 @@ impl Dedup {
     fn forget_current(&mut self) {
         if self.current.len > 0 {
             self.forgotten_ms = Some(self.current.last_ms);
-            self.current = Generation::new(self.current.slots.len());
+            self.current.clear();
         }
     }
 
     fn forget_previous(&mut self) {
         self.forgotten_ms = Some(self.previous.last_ms);
-        self.previous = Generation::new(self.previous.slots.len());
+        self.previous.clear();
     }
 }
 

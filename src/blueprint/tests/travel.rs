@@ -210,7 +210,10 @@ fn rates_go_by_a_choice_and_accounts_keep_them_together() {
     assert_eq!(small.dead_after, Some(Duration::from_secs(86_400)));
     // The same key, or the same name: the same bucket, and another for other requests.
     let bucket = |config: Value| events(config).bucket.expect("a bucket");
-    assert_eq!(small.bucket, Some(bucket(json!({"key": "a", "plan": "large"}))));
+    assert_eq!(
+        small.bucket,
+        Some(bucket(json!({"key": "a", "plan": "large"})))
+    );
     assert_ne!(bucket(json!({"key": "a"})), bucket(json!({"key": "b"})));
     assert_eq!(
         bucket(json!({"key": "a", "group": "ours"})),
@@ -224,25 +227,61 @@ fn rates_go_by_a_choice_and_accounts_keep_them_together() {
         ("single", Some(2), true),
     ] {
         let events = events(json!({"key": "a", "mode": mode}));
-        assert_eq!((events.spill, events.spill_always), (spill, always), "{mode}");
+        assert_eq!(
+            (events.spill, events.spill_always),
+            (spill, always),
+            "{mode}"
+        );
     }
 }
 
 #[test]
 fn what_cannot_be_shared_is_refused() {
     for (from, to, says) in [
-        ("      small: { requests: 100, per: 1 h }\n", "", "how much it is for `small`"),
+        (
+            "      small: { requests: 100, per: 1 h }\n",
+            "",
+            "how much it is for `small`",
+        ),
         ("      large: [", "      larger: [", "did you mean `large`?"),
-        ("by: =config.plan", "by: =config.group", "`by` is a choice of the config"),
-        ("by: =config.plan", "by: =userId", "`userId` is not known here"),
-        ("bucket: \"batches {first(config.group, config.key)}\"", "bucket: =userId", "`userId` is not known here"),
-        ("    rate: { requests: 10, per: 1 s }\n", "", "`bucket` needs `rate`"),
+        (
+            "by: =config.plan",
+            "by: =config.group",
+            "`by` is a choice of the config",
+        ),
+        (
+            "by: =config.plan",
+            "by: =userId",
+            "`userId` is not known here",
+        ),
+        (
+            "bucket: \"batches {first(config.group, config.key)}\"",
+            "bucket: =userId",
+            "`userId` is not known here",
+        ),
+        (
+            "    rate: { requests: 10, per: 1 s }\n",
+            "",
+            "`bucket` needs `rate`",
+        ),
         ("with: person", "with: persons", "did you mean `person`?"),
-        ("with: person", "with: events", "another request that has a `lane`"),
-        ("with: person", "with: event", "another request that has a `lane`"),
+        (
+            "with: person",
+            "with: events",
+            "another request that has a `lane`",
+        ),
+        (
+            "with: person",
+            "with: event",
+            "another request that has a `lane`",
+        ),
         ("with: person ", "", "`lane` needs `with`"),
         ("to: event,", "", "`spill` needs `to`"),
-        ("never: '=is(config.mode, \"batch\")'", "never: =userId", "`userId` is not known here"),
+        (
+            "never: '=is(config.mode, \"batch\")'",
+            "never: =userId",
+            "`userId` is not known here",
+        ),
     ] {
         assert!(ACCOUNTS.contains(from), "{from}");
         let text = ACCOUNTS.replacen(from, to, 1);

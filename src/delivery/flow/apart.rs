@@ -78,7 +78,9 @@ impl Flow {
     /// works again.
     pub(super) fn let_others_pass(&mut self, request: usize, now_ms: Millis) {
         let mut others = self.options.requests.iter().enumerate();
-        if others.any(|(at, rules)| at != request && rules.lanes == request && !self.carries(request, at)) {
+        if others.any(|(at, rules)| {
+            at != request && rules.lanes == request && !self.carries(request, at)
+        }) {
             self.set_request_apart(request, now_ms.saturating_add(PAUSED_RECHECK_MS), now_ms);
         }
     }

@@ -119,7 +119,8 @@ impl Bucket {
                 .iter()
                 .find(|known| known.window.per_ms == log.window.per_ms);
             if let Some(known) = known {
-                let mut spent: Vec<Spent> = log.spent.drain(..).chain(known.spent.clone()).collect();
+                let mut spent: Vec<Spent> =
+                    log.spent.drain(..).chain(known.spent.clone()).collect();
                 spent.sort_by_key(|spent| spent.until_ms);
                 log.spent = spent.into();
                 log.requests += known.requests;

@@ -23,7 +23,9 @@ pub(super) fn with_their_lanes(items: Vec<(Item, bool)>) -> (Vec<Item>, Vec<Item
         .filter(|(_, waits)| *waits)
         .filter_map(|(item, _)| item.lane)
         .collect();
-    let waits = |(item, waits): &(Item, bool)| *waits || item.lane.is_some_and(|lane| lanes.contains(&lane));
+    let waits = |(item, waits): &(Item, bool)| {
+        *waits || item.lane.is_some_and(|lane| lanes.contains(&lane))
+    };
     let (wait, go): (Vec<_>, Vec<_>) = items.into_iter().partition(waits);
     let bare = |items: Vec<(Item, bool)>| items.into_iter().map(|(item, _)| item).collect();
     (bare(wait), bare(go))
@@ -40,10 +42,7 @@ impl Flow {
         if let Some(search) = job.search.take() {
             job.batch.items.extend(search.0.into_kept());
         }
-        let rest = job
-            .batch
-            .items
-            .split_off(job.batch.items.len().div_ceil(2));
+        let rest = job.batch.items.split_off(job.batch.items.len().div_ceil(2));
         let first = std::mem::replace(&mut job.batch.items, rest);
         let first = self.part_of(&mut job, first);
         self.again(job);

@@ -187,14 +187,14 @@ impl Flow {
     /// Takes out of a job what has become too old, or older than what came since.
     fn drop_outdated(&mut self, job: &mut Job, now_ms: Millis) {
         let looks = |part: usize| {
-            self.options
-                .requests
-                .get(part)
-                .is_some_and(|rules| rules.newest || rules.stale_after_ms.is_some() || rules.dead_after_ms.is_some())
+            self.options.requests.get(part).is_some_and(|rules| {
+                rules.newest || rules.stale_after_ms.is_some() || rules.dead_after_ms.is_some()
+            })
         };
         if self.suppressed.is_empty()
             && !looks(job.batch.request)
-            && !job.batch.items.iter().any(|item| looks(item.part)) {
+            && !job.batch.items.iter().any(|item| looks(item.part))
+        {
             return;
         }
         let mut kept = Vec::with_capacity(job.batch.items.len());
@@ -252,7 +252,10 @@ impl Flow {
         let rules = self.options.requests.get(item.part)?;
         let slot = self.slots.get(item.slot)?;
         let age_ms = now_ms.saturating_sub(slot.ts_ms);
-        if rules.stale_after_ms.is_some_and(|after_ms| age_ms > after_ms) {
+        if rules
+            .stale_after_ms
+            .is_some_and(|after_ms| age_ms > after_ms)
+        {
             return skipped("stale");
         }
         let replayed = matches!(
@@ -262,7 +265,9 @@ impl Flow {
                 ..
             }
         );
-        let late = rules.dead_after_ms.is_some_and(|after_ms| age_ms > after_ms);
+        let late = rules
+            .dead_after_ms
+            .is_some_and(|after_ms| age_ms > after_ms);
         (late && !replayed).then(|| {
             let hours = age_ms / 3_600_000;
             let detail = format!("it was {hours} h old when it could be sent; a replay sends it");
@@ -293,8 +298,7 @@ impl Flow {
     fn next_spilled(&mut self, request: usize, now_ms: Millis) -> Option<Job> {
         loop {
             let carrier = self.spills(request, now_ms)?;
-            if !self.open(carrier, now_ms) || !self.lines.get_mut(carrier)?.admits(now_ms, 1)
-            {
+            if !self.open(carrier, now_ms) || !self.lines.get_mut(carrier)?.admits(now_ms, 1) {
                 return None;
             }
             let mut job = self.take_oldest(request, carrier)?;

@@ -162,7 +162,13 @@ impl Flow {
             .unwrap_or(0)
     }
 
-    pub(super) fn retry(&mut self, mut job: Job, wait_ms: Millis, refusal: Refusal, now_ms: Millis) {
+    pub(super) fn retry(
+        &mut self,
+        mut job: Job,
+        wait_ms: Millis,
+        refusal: Refusal,
+        now_ms: Millis,
+    ) {
         let retry_for_ms = self
             .options
             .requests

@@ -7,9 +7,7 @@ use serde_json::Value;
 
 use crate::blueprint::Verdict;
 use crate::vendor::replies::{IfAll, ItemVerdict, Reading, Reads, ReplyFacts, Room};
-use crate::vendor::reply_body::{
-    count, halve_or_dead, item, json, pause, pause_long, said, text,
-};
+use crate::vendor::reply_body::{count, halve_or_dead, item, json, pause, pause_long, said, text};
 
 /// How long to wait after a 429 that does not say.
 const SLOW: Duration = Duration::from_secs(60);
@@ -456,7 +454,11 @@ mod tests {
         };
         assert!(matches!(
             each[..],
-            [ItemVerdict::Wait { after: IN_PROCESS, times: 5, reason: "in_process" }]
+            [ItemVerdict::Wait {
+                after: IN_PROCESS,
+                times: 5,
+                reason: "in_process"
+            }]
         ));
     }
 }

@@ -130,11 +130,14 @@ mod tests {
         let Reads::Each(each) = say(&["a", "b", "a", "a"]) else {
             panic!("one stands out");
         };
-        assert!(matches!(each[..], [
-            ItemVerdict::Wait { after: SLOW, .. },
-            ItemVerdict::Again,
-            ItemVerdict::Wait { .. },
-            ItemVerdict::Wait { .. },
-        ]));
+        assert!(matches!(
+            each[..],
+            [
+                ItemVerdict::Wait { after: SLOW, .. },
+                ItemVerdict::Again,
+                ItemVerdict::Wait { .. },
+                ItemVerdict::Wait { .. },
+            ]
+        ));
     }
 }

@@ -68,8 +68,14 @@ mod tests {
             method: "POST".to_owned(),
             url: Secret::new(url.to_owned()),
             headers: vec![
-                ("x-pendo-integration-key".to_owned(), Secret::new("k".to_owned())),
-                ("content-type".to_owned(), Secret::new("application/json".to_owned())),
+                (
+                    "x-pendo-integration-key".to_owned(),
+                    Secret::new("k".to_owned()),
+                ),
+                (
+                    "content-type".to_owned(),
+                    Secret::new("application/json".to_owned()),
+                ),
             ],
             body: bytes::Bytes::from_static(b"[]"),
         }
@@ -77,16 +83,24 @@ mod tests {
 
     #[test]
     fn the_schema_is_asked_for_where_it_is_written_and_deleted_fields_are_none() {
-        let write = write("https://app.eu.pendo.io/api/v1/metadata/account/custom/value?create=true");
+        let write =
+            write("https://app.eu.pendo.io/api/v1/metadata/account/custom/value?create=true");
         let ask = (FIELDS.ask)(&write).unwrap();
         assert_eq!(
             (ask.method.as_str(), ask.url.expose()),
-            ("GET", "https://app.eu.pendo.io/api/v1/metadata/schema/account")
+            (
+                "GET",
+                "https://app.eu.pendo.io/api/v1/metadata/schema/account"
+            )
         );
         assert_eq!(ask.headers.len(), 1);
         assert!(ask.body.is_empty());
-        let body = br#"{"agent":{"x":{}},"custom":{"Plan":{"Type":"text"},"old":{"isDeleted":true}}}"#;
-        assert_eq!((FIELDS.read)(&write, body), Some(["plan".to_owned()].into()));
+        let body =
+            br#"{"agent":{"x":{}},"custom":{"Plan":{"Type":"text"},"old":{"isDeleted":true}}}"#;
+        assert_eq!(
+            (FIELDS.read)(&write, body),
+            Some(["plan".to_owned()].into())
+        );
         assert_eq!((FIELDS.read)(&write, b"<html>"), None);
     }
 

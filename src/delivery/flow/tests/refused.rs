@@ -312,7 +312,10 @@ fn requests_that_share_lanes_go_one_after_the_other() {
     let mut now = 100;
     let first = flow.next_job(now).unwrap();
     assert_eq!((first.batch.request, seqs_of(&first)), (0, vec![0, 1]));
-    assert!(flow.next_job(5_000).is_none(), "not before the first is answered");
+    assert!(
+        flow.next_job(5_000).is_none(),
+        "not before the first is answered"
+    );
     now = 5_000;
     flow.heard(first, heard(Verdict::Retry { after: None }), now, 0.0);
     now = flow.wakes_ms(now).unwrap();

@@ -17,12 +17,18 @@ async fn a_batch_that_is_refused_to_the_last_event_in_the_same_words_pauses_and_
     let people = users("u", 6);
     fan.prepare(&people, &["checkout"]);
     fan.policies(json!({"brevo": {"refused_texts": ["checkout"]}}));
-    let id = fan.install("brevo", json!({}), json!({"batch_wait_ms": 2_000})).await;
+    let id = fan
+        .install("brevo", json!({}), json!({"batch_wait_ms": 2_000}))
+        .await;
     fan.post(&one_each(&fan, &people)).await;
-    let paused = |status: &Value| request_of(status, "event")["reason"] == json!("every_event_refused");
+    let paused =
+        |status: &Value| request_of(status, "event")["reason"] == json!("every_event_refused");
     let status = fan.status_until(&id, paused).await;
     let detail = request_of(&status, "event")["detail"].to_string();
-    assert!(detail.contains("is not acceptable") && detail.contains("blueprint"), "{detail}");
+    assert!(
+        detail.contains("is not acceptable") && detail.contains("blueprint"),
+        "{detail}"
+    );
     let row = fan.app.ledger(&id).await;
     assert_eq!((&row["dead"], &row["pending"]), (&json!(0), &json!(6)));
     fan.policies(json!({"brevo": {"refused_texts": []}}));
@@ -40,7 +46,9 @@ async fn an_address_and_an_id_of_two_contacts_are_tried_once_without_the_id_and_
     fan.seed("brevo", json!({"contacts": contacts}));
     // Brevo says it with two codes.
     fan.policies(json!({"brevo": {"flaky_codes": true}}));
-    let id = fan.install("brevo", json!({"create_contacts": true}), quick()).await;
+    let id = fan
+        .install("brevo", json!({"create_contacts": true}), quick())
+        .await;
     forget_requests(&fan).await;
     let mut decisions = one_each(&fan, &users("u", 2));
     for (decision, mail) in decisions.iter_mut().zip(mails) {
@@ -77,9 +85,12 @@ async fn a_contact_in_process_is_waited_for_five_times_and_its_events_wait_behin
     let fan = Fan::start().await;
     let people = users("u", 4);
     fan.prepare(&[], &["checkout"]);
-    let id = fan.install("brevo", json!({"create_contacts": true}), quick()).await;
+    let id = fan
+        .install("brevo", json!({"create_contacts": true}), quick())
+        .await;
     forget_requests(&fan).await;
-    let early = json!({"status": 425, "body": {"code": "account_in_process", "message": "in process"}});
+    let early =
+        json!({"status": 425, "body": {"code": "account_in_process", "message": "in process"}});
     fan.faults(json!({"rules": [
         {"path": CONTACTS, "contains": "\"u-0\"", "times": 2, "action": early},
         {"path": CONTACTS, "contains": "\"u-1\"", "action": early},
@@ -92,7 +103,9 @@ async fn a_contact_in_process_is_waited_for_five_times_and_its_events_wait_behin
     let of = |user: &str| -> Vec<Value> {
         let id = json!(user);
         let all = fan.requests(CONTACTS);
-        all.into_iter().filter(|request| body(request)["ext_id"] == id).collect()
+        all.into_iter()
+            .filter(|request| body(request)["ext_id"] == id)
+            .collect()
     };
     assert_eq!(answers(&of("u-0")), [425, 425, 201]);
     assert_eq!(answers(&of("u-1")), [425; 6]);
@@ -136,7 +149,9 @@ async fn a_list_that_is_gone_stops_the_making_of_contacts_and_no_event() {
     assert_eq!(fan.app.settled(&id).await["delivered"], json!(5));
     let state = fan.state("brevo");
     let contacts = state["contacts"].as_array().expect("contacts");
-    let listed = contacts.iter().filter(|contact| contact["listIds"].to_string().contains('7'));
+    let listed = contacts
+        .iter()
+        .filter(|contact| contact["listIds"].to_string().contains('7'));
     assert_eq!(listed.count(), 5, "{contacts:?}");
     assert_eq!(state["counts"]["events"], json!(5));
     fan.stop().await;
@@ -165,7 +180,9 @@ async fn too_large_a_batch_goes_in_halves_and_a_body_brevo_cannot_take_is_dead()
     let fan = Fan::start().await;
     let people = users("u", 8);
     fan.prepare(&people, &["checkout"]);
-    let id = fan.install("brevo", json!({}), json!({"batch_wait_ms": 2_000})).await;
+    let id = fan
+        .install("brevo", json!({}), json!({"batch_wait_ms": 2_000}))
+        .await;
     forget_requests(&fan).await;
     fault(&fan, BATCH, 1, json!({"status": 413, "body": "too large"})).await;
     fan.post(&one_each(&fan, &people)).await;
@@ -177,7 +194,8 @@ async fn too_large_a_batch_goes_in_halves_and_a_body_brevo_cannot_take_is_dead()
         .collect();
     assert_eq!(sizes, [8, 4, 4]);
     fault(&fan, BATCH, 1, json!({"status": 422, "body": {}})).await;
-    fan.post(&[decision("odd", "u-0", "checkout", "off", fan.now_ms())]).await;
+    fan.post(&[decision("odd", "u-0", "checkout", "off", fan.now_ms())])
+        .await;
     let (_, _, dead) = ends(&fan, &id).await;
     assert_eq!(dead, [("rejected".to_owned(), 1)].into());
     fan.stop().await;
@@ -200,7 +218,10 @@ async fn a_wrong_key_is_tried_every_ten_minutes_and_used_up_credits_every_hour()
         fan.status_until(&id, paused).await;
         let requests = requests_until(&fan, BATCH, 4).await;
         let gaps = gaps(&requests[..3]);
-        assert!(gaps.iter().all(|gap| *gap >= every_ms), "{status}: {gaps:?}");
+        assert!(
+            gaps.iter().all(|gap| *gap >= every_ms),
+            "{status}: {gaps:?}"
+        );
         assert_eq!(fan.app.settled(&id).await["delivered"], json!(1));
         fan.app.stop().await;
     }
@@ -211,25 +232,51 @@ async fn events_travel_one_by_one_or_in_batches_only_as_the_installer_says() {
     let fan = Fan::start().await;
     let people = users("u", 12);
     fan.prepare(&people, &["checkout"]);
-    let single = fan.install("brevo", json!({"events_mode": "single"}), quick()).await;
+    let single = fan
+        .install("brevo", json!({"events_mode": "single"}), quick())
+        .await;
     fan.post(&one_each(&fan, &people)).await;
     assert_eq!(fan.app.settled(&single).await["delivered"], json!(12));
     assert!(fan.requests(BATCH).is_empty());
-    assert_eq!(with_method(fan.requests("/brevo/v3/events"), "POST").len(), 12);
-    let (status, _) = fan.app.admin("DELETE", &format!("integrations/{single}"), None).await;
+    assert_eq!(
+        with_method(fan.requests("/brevo/v3/events"), "POST").len(),
+        12
+    );
+    let (status, _) = fan
+        .app
+        .admin("DELETE", &format!("integrations/{single}"), None)
+        .await;
     assert!(status < 300);
     forget_requests(&fan).await;
     // Two batches are all there is; nothing spills, the rest waits for the next window.
     fan.policies(json!({"brevo": {"buckets": {"events_batch": [{"limit": 2, "per_ms": 20_000}]}}}));
     let config = json!({"events_mode": "batch", "dedupe_ttl": "0 s"});
-    let batch = fan.install("brevo", config, json!({"batch_items": 4, "batch_wait_ms": 300})).await;
+    let batch = fan
+        .install(
+            "brevo",
+            config,
+            json!({"batch_items": 4, "batch_wait_ms": 300}),
+        )
+        .await;
     let again: Vec<Value> = people
         .iter()
-        .map(|user| decision(&format!("again-{user}"), user, "checkout", "b", fan.now_ms()))
+        .map(|user| {
+            decision(
+                &format!("again-{user}"),
+                user,
+                "checkout",
+                "b",
+                fan.now_ms(),
+            )
+        })
         .collect();
     fan.post(&again).await;
     assert_eq!(fan.app.settled(&batch).await["delivered"], json!(12));
-    assert!(fan.requests("/brevo/v3/events").iter().all(|request| request["path"] == json!(BATCH)));
+    assert!(
+        fan.requests("/brevo/v3/events")
+            .iter()
+            .all(|request| request["path"] == json!(BATCH))
+    );
     fan.app.stop().await;
 }
 
@@ -258,13 +305,19 @@ async fn integrations_of_one_account_keep_its_rate_together() {
             let key = request["headers"]["api-key"].as_str().expect("key");
             // Two keys, one account.
             let account = if key == "xkeysib-1" { "one" } else { "two" };
-            by_key.entry(account.to_owned()).or_default().push(at_ms(&request));
+            by_key
+                .entry(account.to_owned())
+                .or_default()
+                .push(at_ms(&request));
         }
     }
     for (account, times) in &by_key {
         assert_eq!(times.len(), 60, "{account}");
         // Ten a second; what the network adds to one request may bring it nearer to the next.
-        let close = times.windows(11).filter(|ten| ten[10] - ten[0] < 800).count();
+        let close = times
+            .windows(11)
+            .filter(|ten| ten[10] - ten[0] < 800)
+            .count();
         assert_eq!(close, 0, "{account}: {times:?}");
     }
     fan.app.stop().await;

@@ -10,7 +10,15 @@ const TRACK: &str = "/heap-us/api/track";
 fn many(fan: &Fan, user: &str, n: usize) -> Vec<Value> {
     let now_ms = fan.now_ms();
     (0..n)
-        .map(|flag| decision(&format!("{user}-{flag}"), user, &format!("f-{flag}"), "on", now_ms))
+        .map(|flag| {
+            decision(
+                &format!("{user}-{flag}"),
+                user,
+                &format!("f-{flag}"),
+                "on",
+                now_ms,
+            )
+        })
         .collect()
 }
 
@@ -27,8 +35,10 @@ async fn an_identity_that_fills_a_refused_batch_waits_its_window_and_the_others_
     let settings = json!({"batch_items": 40, "batch_wait_ms": 60_000});
     let id = fan.install("heap", json!({}), settings).await;
     let too_many = json!({"status": 429, "body": {}});
-    fan.faults(json!({"rules": [{"path": TRACK, "contains": "\"bot\"", "times": 1, "action": too_many}]}))
-        .await;
+    fan.faults(
+        json!({"rules": [{"path": TRACK, "contains": "\"bot\"", "times": 1, "action": too_many}]}),
+    )
+    .await;
     let mut decisions = many(&fan, "bot", 30);
     decisions.extend(one_each(&fan, &users("u", 10)));
     fan.post(&decisions).await;
@@ -37,9 +47,15 @@ async fn an_identity_that_fills_a_refused_batch_waits_its_window_and_the_others_
     let [first, rest, bot] = &requests[..] else {
         panic!("{} requests", requests.len());
     };
-    assert_eq!((identities(first).len(), &first["status"]), (40, &json!(429)));
+    assert_eq!(
+        (identities(first).len(), &first["status"]),
+        (40, &json!(429))
+    );
     assert!(identities(rest).iter().all(|name| name.starts_with("u-")));
-    assert_eq!((identities(rest).len(), identities(bot)), (10, vec!["bot".to_owned(); 30]));
+    assert_eq!(
+        (identities(rest).len(), identities(bot)),
+        (10, vec!["bot".to_owned(); 30])
+    );
     assert!(at_ms(rest) - at_ms(first) < 30_000, "the others go on");
     assert!(at_ms(bot) - at_ms(first) >= 30_000, "thirty seconds aside");
     fan.stop().await;
@@ -72,16 +88,22 @@ async fn a_429_that_is_about_nobody_holds_all_and_too_large_a_request_goes_in_ha
 async fn nobody_and_too_long_a_name_are_never_sent_and_a_closed_door_pauses() {
     let fan = Fan::start().await;
     let config = json!({"identity_from": "attributes.crm_id"});
-    let id = fan.install("heap", config, json!({"batch_wait_ms": 100})).await;
+    let id = fan
+        .install("heap", config, json!({"batch_wait_ms": 100}))
+        .await;
     let mut decisions = one_each(&fan, &users("u", 2));
     decisions[1]["attributes"]["crm_id"] = json!("x".repeat(256));
     fan.post(&decisions).await;
     let (_, skipped, _) = ends(&fan, &id).await;
     assert_eq!(skipped, json!({"invalid_identity": 2}));
     assert!(fan.requests("/heap-us").is_empty());
-    for (n, (status, reason)) in [(401, "unauthorized"), (404, "not_found"), (405, "not_found")]
-        .into_iter()
-        .enumerate()
+    for (n, (status, reason)) in [
+        (401, "unauthorized"),
+        (404, "not_found"),
+        (405, "not_found"),
+    ]
+    .into_iter()
+    .enumerate()
     {
         fault(&fan, "/heap-us", 1_000, json!({"status": status})).await;
         let user = format!("door-{n}");
@@ -94,7 +116,8 @@ async fn nobody_and_too_long_a_name_are_never_sent_and_a_closed_door_pauses() {
         fan.app.sandbox("DELETE", "/_sandbox/faults", None).await;
         fan.resume(&id).await;
         fan.app.settled(&id).await;
-        fan.status_until(&id, |now| now["state"] == json!("running")).await;
+        fan.status_until(&id, |now| now["state"] == json!("running"))
+            .await;
     }
     assert_eq!(fan.app.settled(&id).await["delivered"], json!(3));
     fan.stop().await;

@@ -9,7 +9,12 @@ const EVENTS: &str = "/odp/v3/events";
 fn sent(request: &Value) -> Vec<String> {
     let body = body(request);
     let events = body.as_array().expect("an array");
-    let who = |event: &Value| event["identifiers"]["fs_user_id"].as_str().expect("id").to_owned();
+    let who = |event: &Value| {
+        event["identifiers"]["fs_user_id"]
+            .as_str()
+            .expect("id")
+            .to_owned()
+    };
     events.iter().map(who).collect()
 }
 
@@ -17,13 +22,18 @@ fn sent(request: &Value) -> Vec<String> {
 async fn the_invalid_die_by_their_number_and_without_one_are_searched_for() {
     let fan = Fan::start().await;
     let people = users("u", 8);
-    let id = fan.install("odp", json!({}), json!({"batch_wait_ms": 2_000})).await;
+    let id = fan
+        .install("odp", json!({}), json!({"batch_wait_ms": 2_000}))
+        .await;
     let body = json!({"title": "Bad Request", "status": 400, "detail": {"invalids": [
         {"event": 2, "message": "missing 'action' field"}, {"event": 5, "message": "no"}]}});
     fault(&fan, EVENTS, 1, json!({"status": 400, "body": body})).await;
     fan.post(&one_each(&fan, &people)).await;
     let (delivered, _, dead) = ends(&fan, &id).await;
-    assert_eq!((delivered, dead), (json!(6), [("invalid".to_owned(), 2)].into()));
+    assert_eq!(
+        (delivered, dead),
+        (json!(6), [("invalid".to_owned(), 2)].into())
+    );
     let requests = fan.requests(EVENTS);
     let (first, rest) = (sent(&requests[0]), sent(&requests[1]));
     let left: Vec<&String> = first
@@ -38,16 +48,24 @@ async fn the_invalid_die_by_their_number_and_without_one_are_searched_for() {
         let events = super::super::body(request);
         let events = events.as_array().cloned().unwrap_or_default();
         let of = |event: Value| {
-            let who = event["identifiers"]["fs_user_id"].as_str().expect("id").to_owned();
+            let who = event["identifiers"]["fs_user_id"]
+                .as_str()
+                .expect("id")
+                .to_owned();
             (who, event["data"]["idempotence_id"].clone())
         };
         events.into_iter().map(of).collect()
     };
     let before = ids(&requests[0]);
-    assert!(ids(&requests[1]).iter().all(|(who, id)| id.is_string() && before[who] == *id));
+    assert!(
+        ids(&requests[1])
+            .iter()
+            .all(|(who, id)| id.is_string() && before[who] == *id)
+    );
 
     let refused = json!({"status": 400, "body": {"title": "Bad Request", "status": 400}});
-    fan.faults(json!({"rules": [{"path": EVENTS, "contains": "\"poison\"", "action": refused}]})).await;
+    fan.faults(json!({"rules": [{"path": EVENTS, "contains": "\"poison\"", "action": refused}]}))
+        .await;
     let mut people = users("v", 7);
     people.insert(3, "poison".to_owned());
     fan.post(&one_each(&fan, &people)).await;
@@ -60,10 +78,18 @@ async fn the_invalid_die_by_their_number_and_without_one_are_searched_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_key_pauses_with_every_cause_and_trouble_of_the_vendor_is_waited_out() {
     let fan = Fan::start().await;
-    let id = fan.install("odp", json!({}), json!({"batch_wait_ms": 100, "retry_base_ms": 500})).await;
+    let id = fan
+        .install(
+            "odp",
+            json!({}),
+            json!({"batch_wait_ms": 100, "retry_base_ms": 500}),
+        )
+        .await;
     fan.policies(json!({"odp": {"public_keys": ["another"], "private_keys": ["another.secret"]}}));
     fan.post(&one_each(&fan, &users("u", 1))).await;
-    let status = fan.status_until(&id, |now| now["reason"] == json!("forbidden")).await;
+    let status = fan
+        .status_until(&id, |now| now["reason"] == json!("forbidden"))
+        .await;
     let detail = status["detail"].as_str().expect("detail");
     for cause in ["revoked", "region", "Consent"] {
         assert!(detail.contains(cause), "{detail}");
