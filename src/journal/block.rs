@@ -46,42 +46,34 @@ pub enum BlockError {
     Content(&'static str),
 }
 
-/// Collects records and seals them into a block.
+/// Collects records and seals them into blocks, one after another. Its buffers are used again: at full rate, fresh ones
+/// for every block cost more in page faults than the packing.
 #[derive(Debug, Default)]
 pub struct Builder {
     raw: Vec<u8>,
-    ends: Vec<u32>,
+    packed: Vec<u8>,
+    records: Vec<Bytes>,
 }
 
 impl Builder {
-    /// One that has room for `bytes` before it must grow.
-    #[must_use]
-    pub fn with_capacity(bytes: usize) -> Self {
-        Self {
-            raw: Vec::with_capacity(bytes),
-            ends: Vec::new(),
-        }
-    }
-
     /// Adds one record.
-    pub fn push(&mut self, record: &[u8]) {
+    pub fn push(&mut self, record: &Bytes) {
         let len = u32::try_from(record.len()).unwrap_or(u32::MAX);
         self.raw.extend_from_slice(&len.to_le_bytes());
         self.raw.extend_from_slice(record);
-        self.ends
-            .push(u32::try_from(self.raw.len()).unwrap_or(u32::MAX));
+        self.records.push(record.clone());
     }
 
     /// Records so far.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.records.len()
     }
 
     /// Whether there is nothing to seal.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.records.is_empty()
     }
 
     /// Bytes so far, before compression.
@@ -90,48 +82,65 @@ impl Builder {
         self.raw.len()
     }
 
-    /// The stored bytes, and the same records as readers get them.
+    /// The stored bytes, and the same records as readers get them. Afterwards the builder is empty.
     #[must_use]
-    pub fn seal(mut self, first: Seq, at_ms: Millis) -> (Vec<u8>, Decoded) {
-        // Kept in the tail cache for a while: room for records that did not come would be kept with it.
-        self.raw.shrink_to_fit();
-        let mut out = vec![0; HEADER + lz4_flex::block::get_maximum_output_size(self.raw.len())];
-        let packed = lz4_flex::block::compress_into(&self.raw, &mut out[HEADER..]).unwrap_or(0);
-        out.truncate(HEADER + packed);
-        out.shrink_to_fit();
+    pub fn seal(&mut self, first: Seq, at_ms: Millis) -> (Vec<u8>, Decoded) {
+        let most = lz4_flex::block::get_maximum_output_size(self.raw.len());
+        if self.packed.len() < most {
+            self.packed.resize(most, 0);
+        }
+        let packed = lz4_flex::block::compress_into(&self.raw, &mut self.packed).unwrap_or(0);
+        let mut out = Vec::with_capacity(HEADER + packed);
+        out.resize(HEADER, 0);
+        out.extend_from_slice(&self.packed[..packed]);
         out[0] = FORMAT;
         out[5..13].copy_from_slice(&first.to_le_bytes());
-        out[13..17].copy_from_slice(&(self.ends.len() as u32).to_le_bytes());
+        out[13..17].copy_from_slice(&(self.records.len() as u32).to_le_bytes());
         out[17..25].copy_from_slice(&at_ms.to_le_bytes());
         out[25..29].copy_from_slice(&(self.raw.len() as u32).to_le_bytes());
         let crc = checksum(&out);
         out[1..5].copy_from_slice(&crc.to_le_bytes());
+        self.raw.clear();
         let decoded = Decoded {
             first,
             at_ms,
-            raw: Bytes::from(self.raw),
-            ends: self.ends,
+            records: Records::Apart(std::mem::take(&mut self.records)),
         };
         (out, decoded)
     }
 }
 
-/// A block's records in memory: one allocation, sliced.
+/// A block's records in memory.
 #[derive(Debug)]
 pub struct Decoded {
     /// Number of the first record.
     pub first: Seq,
     /// When the block was committed.
     pub at_ms: Millis,
-    raw: Bytes,
-    ends: Vec<u32>,
+    records: Records,
+}
+
+/// As they came, or as they were read.
+#[derive(Debug)]
+enum Records {
+    /// Each where its request left it.
+    Apart(Vec<Bytes>),
+    /// In one allocation, each behind its length; where each ends.
+    Packed { raw: Bytes, ends: Vec<u32> },
 }
 
 impl Decoded {
+    fn len(&self) -> usize {
+        match &self.records {
+            Records::Apart(records) => records.len(),
+            Records::Packed { ends, .. } => ends.len(),
+        }
+    }
+
     /// Number after the last record.
     #[must_use]
     pub fn end(&self) -> Seq {
-        self.first + self.ends.len() as u64
+        self.first + self.len() as u64
     }
 
     /// Whether the record is in here.
@@ -143,22 +152,32 @@ impl Decoded {
     /// Memory taken.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.raw.len() + self.ends.len() * 4 + 128
+        let records = match &self.records {
+            Records::Apart(records) => records.iter().map(|record| record.len() + 32).sum(),
+            Records::Packed { raw, ends } => raw.len() + ends.len() * 4,
+        };
+        records + 128
     }
 
     /// One record.
     #[must_use]
     pub fn entry(&self, seq: Seq) -> Option<Entry> {
         let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
-        let end = *self.ends.get(index)? as usize;
-        let start = match index {
-            0 => 0,
-            _ => *self.ends.get(index - 1)? as usize,
-        } + 4;
+        let bytes = match &self.records {
+            Records::Apart(records) => records.get(index)?.clone(),
+            Records::Packed { raw, ends } => {
+                let end = *ends.get(index)? as usize;
+                let start = match index {
+                    0 => 0,
+                    _ => *ends.get(index - 1)? as usize,
+                };
+                raw.slice(start + 4..end)
+            }
+        };
         Some(Entry {
             seq,
             at_ms: self.at_ms,
-            bytes: self.raw.slice(start..end),
+            bytes,
         })
     }
 }
@@ -212,8 +231,10 @@ pub fn decode(expected: Seq, bytes: &[u8]) -> Result<Decoded, BlockError> {
     Ok(Decoded {
         first,
         at_ms,
-        raw: Bytes::from(raw),
-        ends,
+        records: Records::Packed {
+            raw: Bytes::from(raw),
+            ends,
+        },
     })
 }
 
@@ -237,7 +258,7 @@ mod tests {
     fn sealed(records: &[&[u8]], first: Seq) -> Vec<u8> {
         let mut builder = Builder::default();
         for record in records {
-            builder.push(record);
+            builder.push(&Bytes::copy_from_slice(record));
         }
         builder.seal(first, 1_700_000_000_000).0
     }

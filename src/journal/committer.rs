@@ -54,6 +54,7 @@ pub(super) struct Committer {
     pub(super) shared: Arc<Shared>,
     pub(super) clock: SharedClock,
     dedup: Dedup,
+    builder: Builder,
     /// The row of fingerprints being filled.
     seen: Seen,
     shortage: Option<Shortage>,
@@ -84,6 +85,7 @@ impl Committer {
             shared,
             clock,
             dedup,
+            builder: Builder::default(),
             seen: Seen::default(),
             shortage: None,
             failed: false,
@@ -175,7 +177,6 @@ impl Committer {
         if !group.appends.is_empty() {
             self.build(
                 &group.appends,
-                group.bytes,
                 now_ms,
                 &mut change,
                 &mut fresh,
@@ -231,7 +232,6 @@ impl Committer {
     fn build(
         &mut self,
         appends: &[(Vec<Record>, AppendReply)],
-        bytes: usize,
         now_ms: Millis,
         change: &mut Change,
         fresh: &mut Vec<super::block::Decoded>,
@@ -246,13 +246,10 @@ impl Committer {
             let options = &self.shared.options;
             (options.block_records_max, options.block_bytes_max)
         };
-        // Each record also takes four bytes for its length: one byte short, and the buffer would double.
-        let records: usize = appends.iter().map(|(records, _)| records.len()).sum();
-        let capacity = (bytes + 4 * records).min(bytes_max + bytes_max / 8);
         let mut duplicates = duplicates_before;
         let mut ids = Vec::new();
-        let mut builder = Builder::with_capacity(capacity);
-        let mut seal = |builder: Builder, next: Seq| {
+        let builder = &mut self.builder;
+        let mut seal = |builder: &mut Builder, next: Seq| {
             let n = builder.len() as u64;
             let (body, decoded) = builder.seal(next - n, now_ms);
             change.blocks.push(Block {
@@ -285,8 +282,7 @@ impl Committer {
                     && (builder.len() >= records_max
                         || builder.raw_len() + record.bytes.len() > bytes_max)
                 {
-                    let whole = std::mem::replace(&mut builder, Builder::with_capacity(capacity));
-                    seal(whole, next);
+                    seal(builder, next);
                 }
                 builder.push(&record.bytes);
                 ids.push(fingerprint);
