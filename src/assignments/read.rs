@@ -43,14 +43,25 @@ struct Decision<'r> {
 
 /// The assignment a record makes; None when it is no decision about a flag for a user.
 pub(super) fn assignment(entry: &Entry) -> Option<Assignment> {
-    const MARK: &[u8] = b"\"type\":\"decision\"";
-    let head = entry.bytes.get(..64).unwrap_or(&entry.bytes);
-    if !head.windows(MARK.len()).any(|window| window == MARK) {
+    if !says_decision(&entry.bytes) {
         return None;
     }
     let read = serde_json::from_slice::<Record<'_>>(&entry.bytes).ok();
     read.and_then(|record| quick(record, entry))
         .or_else(|| thorough(entry))
+}
+
+/// Nearly every record is none, and a record says first what it is: a look at the first bytes is enough.
+fn says_decision(record: &[u8]) -> bool {
+    const FIRST: &[u8] = b"{\"type\":\"";
+    const MARK: &[u8] = b"\"type\":\"decision\"";
+    match record.strip_prefix(FIRST) {
+        Some(rest) => rest.starts_with(b"decision\""),
+        None => {
+            let head = record.get(..64).unwrap_or(record);
+            head.windows(MARK.len()).any(|window| window == MARK)
+        }
+    }
 }
 
 fn quick(record: Record<'_>, entry: &Entry) -> Option<Assignment> {

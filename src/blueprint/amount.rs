@@ -35,8 +35,8 @@ pub(super) fn not_a_number<'a>(val: &Val<'a>, cx: Cx<'_>) -> Val<'a> {
 }
 
 pub(super) fn number<'a>(val: Val<'a>, cx: Cx<'a>) -> Val<'a> {
-    match &val {
-        Val::Missing => Val::Missing,
+    let made = match &val {
+        Val::Missing => return Val::Missing,
         Val::Number(_) | Val::Json(Value::Number(_)) => val,
         _ => match val
             .clone()
@@ -44,9 +44,36 @@ pub(super) fn number<'a>(val: Val<'a>, cx: Cx<'a>) -> Val<'a> {
             .and_then(|text| money::json_number(&text))
         {
             Some(number) => Val::Number(Cow::Owned(number)),
-            None => not_a_number(&val, cx),
+            None => return not_a_number(&val, cx),
         },
+    };
+    in_range(made, cx)
+}
+
+/// The value, unless it is a number that no vendor can read.
+pub(super) fn in_range<'a>(val: Val<'a>, cx: Cx<'_>) -> Val<'a> {
+    let number = match &val {
+        Val::Number(number) => number.as_ref(),
+        Val::Json(Value::Number(number)) => number.as_str(),
+        _ => return val,
+    };
+    if money::is_in_range(number) {
+        return val;
     }
+    cx.scene.problem(Problem::Note(out_of_range(number)));
+    Val::Missing
+}
+
+/// Why a number is left out.
+pub(super) fn out_of_range(number: &str) -> String {
+    const SHOWN: usize = 40;
+    let shown: String = number.chars().take(SHOWN).collect();
+    let rest = if shown.len() < number.len() {
+        "…"
+    } else {
+        ""
+    };
+    format!("`{shown}{rest}` is too large or too small a number for any vendor to read")
 }
 
 pub(super) fn amount<'a>(val: Val<'a>, places: u32, cx: Cx<'a>) -> Val<'a> {

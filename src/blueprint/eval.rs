@@ -12,12 +12,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::Tables;
 use super::amount::{
-    amount, compare, iso8601, minor_units, not_a_number, number, sum, time, within,
+    amount, compare, in_range, iso8601, minor_units, not_a_number, number, sum, time, within,
 };
 use super::expr::{Expr, TableRef};
 use super::function::Fun;
 use super::javascript;
-use super::texts::{self, hex, join, made};
+use super::texts::{self, hex, join, kept, made};
 use crate::clock::Millis;
 use crate::event::money;
 use crate::event::reads::{Found, Seen};
@@ -63,7 +63,7 @@ pub(crate) struct Scene<'a> {
     traits: OnceCell<Option<Value>>,
     problems: RefCell<Vec<Problem>>,
     troubled: Cell<bool>,
-    made: Kept,
+    made: OnceCell<Box<Kept>>,
 }
 
 /// Values that formulas made, kept as long as what they are about.
@@ -115,7 +115,7 @@ impl<'a> Scene<'a> {
             traits: OnceCell::new(),
             problems: RefCell::new(Vec::new()),
             troubled: Cell::new(false),
-            made: Kept::default(),
+            made: OnceCell::new(),
         }
     }
 
@@ -137,7 +137,7 @@ impl<'a> Scene<'a> {
 
     /// Keeps a value that was made.
     pub(super) fn keep(&self, value: Value) -> &Value {
-        let mut kept = &self.made;
+        let mut kept = self.made.get_or_init(Box::default);
         let mut value = Some(value);
         loop {
             for place in &kept.values {
@@ -317,7 +317,8 @@ pub(crate) fn eval<'a>(expr: &'a Expr, cx: Cx<'a>) -> Val<'a> {
 }
 
 fn pieces<'a>(parts: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
-    let mut joined = String::new();
+    // Most are keys of some thirty bytes.
+    let mut joined = String::with_capacity(48);
     for part in parts {
         match eval(part, cx).text() {
             Some(text) => joined.push_str(&text),
@@ -402,7 +403,14 @@ fn call<'a>(fun: Fun, expr: &'a Expr, args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
             _ => false,
         }),
         Fun::Text => arg(0).text().map_or(Val::Missing, Val::Text),
-        Fun::Lower => text(&str::to_lowercase),
+        Fun::Lower => match arg(0).text() {
+            // Most addresses are in small letters already.
+            Some(text) if text.is_ascii() && !text.bytes().any(|b| b.is_ascii_uppercase()) => {
+                kept(text)
+            }
+            Some(text) => made(text.to_lowercase()),
+            None => Val::Missing,
+        },
         Fun::Upper => match arg(0).text() {
             // Most codes are in capitals already.
             Some(text) if text.is_ascii() && !text.bytes().any(|b| b.is_ascii_lowercase()) => {
@@ -412,7 +420,11 @@ fn call<'a>(fun: Fun, expr: &'a Expr, args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
             None => Val::Missing,
         },
         Fun::Trim => match args.get(1).map(|chars| eval(chars, cx).text()) {
-            None => text(&|text| text.trim().to_owned()),
+            None => match arg(0).text() {
+                Some(Cow::Borrowed(text)) => kept(Cow::Borrowed(text.trim())),
+                Some(Cow::Owned(text)) => made(text.trim().to_owned()),
+                None => Val::Missing,
+            },
             Some(chars) => {
                 let chars = chars.unwrap_or_default();
                 text(&|text| text.trim_matches(|c| chars.contains(c)).to_owned())
@@ -512,7 +524,7 @@ fn required<'a>(args: &'a [Expr], cx: Cx<'a>) -> Val<'a> {
     let Some(inner) = args.first() else {
         return Val::Missing;
     };
-    let val = eval(inner, cx);
+    let val = in_range(eval(inner, cx), cx);
     if !val.is_missing() {
         return val;
     }

@@ -260,51 +260,45 @@ impl Plan {
         (Mapping::Parts(parts), traces)
     }
 
-    fn part(
+    fn part<'s>(
         &self,
-        send: &ReadySend,
-        scene: &Scene<'_>,
+        send: &'s ReadySend,
+        scene: &'s Scene<'s>,
         tables: &Tables,
-        digests: &mut Digests,
+        digests: &mut Digests<'s>,
         traced: bool,
     ) -> (Part, Option<Vec<FieldTrace>>) {
-        let mut part = Part {
+        let part = |result, notes| Part {
             request: send.request,
-            result: PartResult::Skipped {
-                reason: "nothing to send".to_owned(),
-            },
-            notes: Vec::new(),
+            result,
+            notes,
+        };
+        let skipped = |reason: &str| PartResult::Skipped {
+            reason: reason.to_owned(),
         };
         let Some(wire) = self.wires.get(send.request) else {
-            return (part, None);
+            return (part(skipped("nothing to send"), Vec::new()), None);
         };
         let wanted = |test: &Expr| eval(test, scene.cx()).is_true();
         if !send.when.iter().all(wanted) {
             scene.take_problems();
-            part.result = PartResult::Skipped {
-                reason: "filtered".to_owned(),
-            };
-            return (part, None);
+            return (part(skipped("filtered"), Vec::new()), None);
         }
         let mut writer = Writer::new();
         writer.trace = traced.then(Vec::new);
         writer.strip = wire.def.strip.as_deref();
         writer.most_bytes = wire.def.bytes_max;
-        let written = self.write_item(&mut writer, send, wire, scene);
-        part.notes = std::mem::take(&mut writer.notes);
-        match written {
-            Ok(true) => {
-                part.result = PartResult::Item {
-                    group: group_of(send, scene),
-                    keys: send.travel.keys(&wire.def.name, scene, digests),
-                    json: std::mem::take(&mut writer.out),
-                };
-            }
-            Ok(false) => {}
-            Err(stop) => part.result = stopped(stop, tables),
-        }
+        let result = match self.write_item(&mut writer, send, wire, scene) {
+            Ok(true) => PartResult::Item {
+                group: group_of(send, scene),
+                keys: send.travel.keys(&wire.def.name, scene, digests),
+                json: std::mem::take(&mut writer.out),
+            },
+            Ok(false) => skipped("nothing to send"),
+            Err(stop) => stopped(stop, tables),
+        };
         scene.take_problems();
-        (part, writer.trace.take())
+        (part(result, writer.notes), writer.trace)
     }
 
     /// An item as it stands in the request's body, without what is kept beside it for the request's address.

@@ -17,6 +17,15 @@ pub(crate) fn made<'a>(text: String) -> Val<'a> {
     }
 }
 
+/// As [`made`], of a text that may be the event's own.
+pub(crate) fn kept(text: Cow<'_, str>) -> Val<'_> {
+    if text.is_empty() {
+        Val::Missing
+    } else {
+        Val::Text(text)
+    }
+}
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut out, byte| {

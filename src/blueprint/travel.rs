@@ -1,6 +1,7 @@
 //! What a request promises of its items on their way, as written: order, pace, what is sent once only, rates,
 //! and how long an item is worth sending. Read and checked here; kept by whoever delivers.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -138,7 +139,7 @@ impl Travel {
         &'s self,
         request: &str,
         scene: &'s Scene<'s>,
-        digests: &mut Digests,
+        digests: &mut Digests<'s>,
     ) -> ItemKeys {
         let text = |expr: &'s Expr| eval(expr, scene.cx()).text();
         ItemKeys {
@@ -146,14 +147,14 @@ impl Travel {
                 .lane
                 .as_ref()
                 .and_then(text)
-                .map(|text| (digests.of(&text) >> 64) as u64),
+                .map(|text| (digests.of(text) >> 64) as u64),
             newest: self
                 .newest
                 .as_ref()
                 .and_then(text)
                 .map(|text| digest(&["newest", request, &text])),
             once: self.once.as_ref().and_then(|once| {
-                let value = |value: &Expr| whole(value, scene, digests);
+                let value = |value: &'s Expr| whole(value, scene, digests);
                 Some(OnceKey {
                     key: digest(&["once", request, &text(&once.key)?]),
                     value: once.value.as_ref().map_or(0, value),
@@ -163,23 +164,26 @@ impl Travel {
     }
 }
 
-/// Digests of texts that stand alone: requests of one event often have the same lane and say the same.
+/// Digests of texts that stand alone: requests of one event often have the same lane and say the same. A few are enough.
 #[derive(Debug, Default)]
-pub(crate) struct Digests(Vec<(String, u128)>);
+pub(crate) struct Digests<'s>([Option<(Cow<'s, str>, u128)>; 4]);
 
-impl Digests {
-    fn of(&mut self, text: &str) -> u128 {
-        if let Some((_, digest)) = self.0.iter().find(|(known, _)| known == text) {
+impl<'s> Digests<'s> {
+    fn of(&mut self, text: Cow<'s, str>) -> u128 {
+        let mut known = self.0.iter().flatten();
+        if let Some((_, digest)) = known.find(|(known, _)| *known == text) {
             return *digest;
         }
-        let digest = digest(&[text]);
-        self.0.push((text.to_owned(), digest));
+        let digest = digest(&[&text]);
+        if let Some(place) = self.0.iter_mut().find(|place| place.is_none()) {
+            *place = Some((text, digest));
+        }
         digest
     }
 }
 
 /// A number for a value of any kind; groups by their JSON, so the order of their fields counts.
-fn whole(expr: &Expr, scene: &Scene<'_>, digests: &mut Digests) -> u128 {
+fn whole<'s>(expr: &'s Expr, scene: &'s Scene<'s>, digests: &mut Digests<'s>) -> u128 {
     match eval(expr, scene.cx()) {
         Val::Missing => 0,
         Val::Json(json @ (serde_json::Value::Object(_) | serde_json::Value::Array(_))) => {
@@ -192,20 +196,19 @@ fn whole(expr: &Expr, scene: &Scene<'_>, digests: &mut Digests) -> u128 {
             });
             digest(&[&parts.join(",")])
         }
-        single => single.text().map_or(0, |text| digests.of(&text)),
+        single => single.text().map_or(0, |text| digests.of(text)),
     }
 }
 
 /// The first 128 bits of SHA-256 over the parts, each after its length. Persisted: must be kept stable.
 pub(super) fn digest(parts: &[&str]) -> u128 {
-    // In one piece: the hash is quickest with whole blocks.
-    let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
+    let mut hash = Sha256::new();
     for part in parts {
-        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(part.as_bytes());
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
     }
-    let hash = Sha256::digest(&bytes);
-    hash.iter()
+    hash.finalize()
+        .iter()
         .take(16)
         .fold(0, |number, byte| number << 8 | u128::from(*byte))
 }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::amount::out_of_range;
 use super::eval::{Cx, Problem, Row, Val, eval, visit_group};
 use super::expr::{Expr, RemoteTable};
 use super::limit::{self, Limits};
 use super::template::{Each, Element, Fields, Member, Name, Tpl};
 use super::{FieldTrace, Note};
+use crate::event::money;
 
 /// Why an item is not sent.
 #[derive(Debug, Clone)]
@@ -240,16 +242,14 @@ impl<'w> Writer<'w> {
         self.problems(cx, path, line)?;
         let written = match val {
             Val::Missing => false,
+            Val::Json(Value::Number(number)) => self.number(number.as_str(), path, line),
+            Val::Number(number) => self.number(&number, path, line),
             Val::Json(value) => {
                 self.json(value, path, line, limits)?;
                 true
             }
             Val::Text(text) => {
                 self.text(&text);
-                true
-            }
-            Val::Number(text) => {
-                self.out.extend_from_slice(text.as_bytes());
                 true
             }
             Val::YesNo(yes) => {
@@ -326,12 +326,18 @@ impl<'w> Writer<'w> {
         limits: Limits<'_>,
     ) -> Result<(), Stop> {
         let mark = self.out.len();
+        let here = path.made(key);
+        if let Value::Number(number) = value
+            && !money::is_in_range(number.as_str())
+        {
+            self.note(&here, line, out_of_range(number.as_str()));
+            return Ok(());
+        }
         if !*first {
             self.out.push(b',');
         }
         write_text(&mut self.out, key);
         self.out.push(b':');
-        let here = path.made(key);
         let start = self.out.len();
         let below = limits.below(key);
         self.json(value, &here, line, below.limits())?;
@@ -652,7 +658,12 @@ impl<'w> Writer<'w> {
             Value::Bool(yes) => self
                 .out
                 .extend_from_slice(if *yes { b"true" } else { b"false" }),
-            Value::Number(number) => self.out.extend_from_slice(number.as_str().as_bytes()),
+            Value::Number(number) => {
+                // Inside of what is copied whole, it has no field of its own to be left out.
+                if !self.number(number.as_str(), path, line) {
+                    self.out.extend_from_slice(b"null");
+                }
+            }
             Value::String(text) => self.text(text),
             Value::Array(items) => {
                 self.out.push(b'[');
@@ -686,6 +697,17 @@ impl<'w> Writer<'w> {
             }
         }
         Ok(())
+    }
+
+    /// Writes a number; false, and noted, when no vendor could read it.
+    fn number(&mut self, number: &str, path: &Path<'_>, line: u32) -> bool {
+        let fits = money::is_in_range(number);
+        if fits {
+            self.out.extend_from_slice(number.as_bytes());
+        } else {
+            self.note(path, line, out_of_range(number));
+        }
+        fits
     }
 
     fn text(&mut self, text: &str) {

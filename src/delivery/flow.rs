@@ -6,13 +6,14 @@
 //!
 //! Each request of the plan has a line of its own: its gate (or one it shares), its rate, its jobs. The rooms:
 //! `slots` (events without outcome), `books` (outcomes), `lanes` (order), `buckets` (rates), `marks` (what was sent
-//! last), `send` (what goes out next), `verdicts` (what became of it; `divide` and
-//! `refusals` are its side rooms), `apart` (what must not wait in memory).
+//! last), `notes` (what must be known after a restart), `send` (what goes out next), `verdicts` (what became of it;
+//! `divide` and `refusals` are its side rooms), `apart` (what must not wait in memory).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use super::batch::{Batch, Batcher, Envelope, Item};
 use super::bisect::Search;
@@ -29,6 +30,7 @@ mod divide;
 mod fields;
 mod lanes;
 mod marks;
+mod notes;
 mod options;
 mod refusals;
 mod send;
@@ -54,7 +56,7 @@ use lanes::{Lanes, Waiting};
 use marks::Marks;
 use refusals::{Row, Suppressed};
 use shared::Shared;
-use slots::{Ended, Fate, Slot, Slots, bit, dead};
+use slots::{Ended, Fate, Slot, Slots, Standing, bit, dead};
 
 /// A held event is looked at again at least this often.
 const RECHECK_MS: Millis = 30_000;
@@ -212,6 +214,16 @@ pub(super) struct Flow {
     missing_rows: bool,
     generation: u64,
     woken: Vec<String>,
+    /// Of events not taken in yet: requests that need not be made again, as kept.
+    earlier: HashMap<Seq, u64>,
+    /// See [`slots::layout`].
+    layout: u64,
+    /// The rates are to be written down.
+    note_wanted: bool,
+    /// … and are just being.
+    noting: bool,
+    /// It was written down that all is over.
+    left: bool,
 }
 
 impl Flow {
@@ -250,6 +262,11 @@ impl Flow {
             missing_rows: false,
             generation: 0,
             woken: Vec::new(),
+            earlier: HashMap::new(),
+            layout: slots::layout(options.requests.iter().map(|rules| &*rules.name)),
+            note_wanted: true,
+            noting: false,
+            left: false,
             options,
         }
     }
@@ -328,13 +345,14 @@ impl Flow {
         cut: &mut Vec<Batch>,
     ) {
         let (attempts, parts_done) = match &arrival.origin {
-            Origin::Fresh => (0, 0),
+            Origin::Fresh => (0, self.earlier.remove(&arrival.seq).unwrap_or(0)),
             Origin::Parked {
                 attempts,
                 parts_done,
                 ..
             } => (*attempts, *parts_done),
         };
+        let parts_done = slots::bits_of(parts_done, self.layout);
         let slot = Slot {
             seq: arrival.seq,
             at_ms: arrival.at_ms,
@@ -347,18 +365,17 @@ impl Flow {
             fate: (parts_done != 0).then_some(Fate::Delivered),
             delivered: parts_done,
             undone: 0,
+            several: 0,
+            layout: self.layout,
             apart: None,
         };
         let mut parts = match arrival.mapped {
             Err(detail) => return self.finish(slot, dead("undecodable", detail), now_ms),
-            Ok(Mapping::Skipped(reason)) => {
-                return self.finish(slot, Fate::Skipped(reason.to_owned()), now_ms);
-            }
+            Ok(Mapping::Skipped(reason)) => return self.skip(slot, reason, now_ms),
             Ok(Mapping::Parts(parts)) => parts,
         };
         if self.expired(&slot, now_ms) {
-            let fate = Fate::Skipped("expired".to_owned());
-            return self.finish(slot, fate, now_ms);
+            return self.skip(slot, "expired", now_ms);
         }
         if parts_done != 0 {
             parts.retain(|part| parts_done & bit(part.request) == 0);
@@ -367,6 +384,12 @@ impl Flow {
             Some(apart) => self.books.set_apart(&self.options.feed, slot, apart),
             None => self.spread(slot, parts, envelopes, now_ms, cut),
         }
+    }
+
+    /// Nothing (more) of the event is sent.
+    fn skip(&mut self, mut slot: Slot, reason: &str, now_ms: Millis) {
+        slots::merge(&mut slot.fate, Fate::Skipped(reason.to_owned()));
+        self.close(slot, now_ms);
     }
 
     /// Must the event wait for a row? Then all its parts wait, so that none is sent twice.
@@ -412,8 +435,11 @@ impl Flow {
         cut: &mut Vec<Batch>,
     ) {
         let mut items = Vec::new();
+        let mut met = 0;
         for part in parts {
             let request = part.request;
+            slot.several |= met & bit(request);
+            met |= bit(request);
             let ended = match part.result {
                 PartResult::Item {
                     mut json,
@@ -578,8 +604,10 @@ impl Flow {
             let sent = matches!(ended, Ended::As(Fate::Delivered));
             self.marks.ended(&held, sent, now_ms, &mut self.books.marks);
         }
-        if let Some(slot) = self.slots.part_ended(item.slot, item.part, ended) {
-            self.close(slot, now_ms);
+        match self.slots.part_ended(item.slot, item.part, ended) {
+            Standing::Closed(slot) => self.close(*slot, now_ms),
+            Standing::Open(Some((seq, done))) => self.books.part_ended(seq, done, now_ms),
+            Standing::Open(None) => {}
         }
     }
 
@@ -612,9 +640,29 @@ impl Flow {
         self.books.write_off(span, outcome, reason);
     }
 
-    /// What is settled since the last call.
-    pub(super) fn take_settle(&mut self) -> Option<Settled> {
-        self.books.take(&self.options.feed)
+    /// What is settled since the last call. What has merely ended of events that are still open waits a moment for
+    /// something to go along with, see [`Flow::settle_due_ms`].
+    /// `leaving`: nothing is sent any more; all of it, and a last note.
+    pub(super) fn take_settle(&mut self, now_ms: Millis, leaving: bool) -> Option<Settled> {
+        let farewell = leaving && self.wants_farewell();
+        let note = (farewell || !leaving && self.wants_note()).then(|| self.note(farewell));
+        let all = leaving || note.is_some();
+        let mut settled = self.books.take(&self.options.feed, all, now_ms);
+        if note.is_some() {
+            let settled = settled.get_or_insert_with(|| Settled::nothing(&self.options.feed));
+            settled.settle.note = note;
+        }
+        settled
+    }
+
+    /// When [`Flow::take_settle`] has something, nothing else happening.
+    pub(super) fn settle_due_ms(&self) -> Option<Millis> {
+        self.books.due_ms()
+    }
+
+    /// What had ended of events that were open when the pipeline before this one ended.
+    pub(super) fn ended_earlier(&mut self, parts: Vec<(Seq, u64)>) {
+        self.earlier = parts.into_iter().collect();
     }
 
     /// The tables are others from now on. Returns their generation, for [`Arrivals::generation`].
@@ -646,31 +694,6 @@ impl Flow {
                 line.shared = Some(directory.join(key, &rules.rate, who, &line.bucket));
             }
         }
-    }
-
-    /// Takes over the rates of a pipeline that was there before, by name of the request.
-    pub(super) fn take_over(&mut self, rates: Vec<(String, Bucket)>, now_ms: Millis) {
-        for (name, bucket) in rates {
-            let index = self
-                .options
-                .requests
-                .iter()
-                .position(|rules| *rules.name == *name);
-            if let Some(line) = index.and_then(|index| self.lines.get_mut(index)) {
-                line.bucket.take_over(bucket, now_ms);
-            }
-        }
-    }
-
-    /// The rates, for the pipeline that comes after.
-    pub(super) fn rates(&self) -> Vec<(String, Bucket)> {
-        let names = self
-            .options
-            .requests
-            .iter()
-            .map(|rules| rules.name.to_string());
-        let buckets = self.lines.iter().map(|line| line.bucket.clone());
-        names.zip(buckets).collect()
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -737,5 +760,7 @@ fn since_ms(origin: &Origin, now_ms: Millis) -> Millis {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_restart;
 #[cfg(test)]
 mod tests_world;

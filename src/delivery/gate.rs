@@ -124,6 +124,23 @@ impl Gate {
         )
     }
 
+    /// Until when the vendor wants to be left alone, if it does.
+    pub(crate) fn waits_ms(&self) -> Option<Millis> {
+        match &self.state {
+            State::Waiting { until_ms } => Some(*until_ms),
+            State::Open | State::Probing | State::Paused { .. } => None,
+        }
+    }
+
+    /// It was asked for, before this gate was there, to leave the vendor alone until then.
+    pub(crate) fn wait(&mut self, until_ms: Millis) {
+        match &mut self.state {
+            State::Open => self.state = State::Waiting { until_ms },
+            State::Waiting { until_ms: until } => *until = until_ms.max(*until),
+            State::Probing | State::Paused { .. } => {}
+        }
+    }
+
     /// Failures in a row.
     pub(crate) fn failures(&self) -> u32 {
         self.failures

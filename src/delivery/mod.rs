@@ -36,12 +36,15 @@ pub(crate) mod gate;
 mod handle;
 mod mapping;
 mod read;
+#[doc(hidden)]
+pub mod rehearsal;
 pub(crate) mod retry;
 pub mod status;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_live;
+mod wire;
 mod worker;
 
 pub use handle::{Handle, Trial, TrialError, WebhookError};
@@ -243,6 +246,7 @@ async fn warn_of_strangers(shared: &Shared) {
             .integrations
             .iter()
             .any(|known| known.id == ledger.feed)
+            && !view.idle.iter().any(|(id, _)| *id == ledger.feed)
         {
             tracing::warn!(
                 feed = ledger.feed,
@@ -253,19 +257,22 @@ async fn warn_of_strangers(shared: &Shared) {
     }
 }
 
-/// Holds feeds nobody delivers to the limits of a backlog: those of integrations whose blueprint no longer checks, and
-/// those of none. Theirs are the limits that hold where nothing else is set.
+/// Holds feeds nobody delivers to the limits of a backlog: those of integrations whose blueprint no longer checks to
+/// their own, those of none to the limits that hold where nothing else is set.
 async fn expire_idle(shared: &Shared, running: &HashMap<String, Running>) {
-    let tuning = Tuning::default();
-    let age_ms = i64::try_from(tuning.backlog_age_s)
-        .unwrap_or(i64::MAX)
-        .saturating_mul(1_000);
-    let before_ms = shared.clock.now_ms().saturating_sub(age_ms);
+    let view = shared.view.load_full();
+    let unset = Tuning::default();
     for ledger in shared.journal.ledger().await.unwrap_or_default() {
         if ledger.pending == 0 || running.contains_key(&ledger.feed) {
             continue;
         }
         let feed = &ledger.feed;
+        let own = view.idle.iter().find(|(id, _)| id == feed);
+        let tuning = own.map_or(&unset, |(_, tuning)| tuning);
+        let age_ms = i64::try_from(tuning.backlog_age_s)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000);
+        let before_ms = shared.clock.now_ms().saturating_sub(age_ms);
         match expiry::of_idle_feed(&shared.journal, feed, before_ms, tuning.backlog_bytes).await {
             Ok(0) => {}
             Ok(events) => tracing::error!(

@@ -3,7 +3,8 @@
 //!
 //! [`Worker::step`] starts whatever may be started and takes in one thing that ended; [`Worker::run`] does so until
 //! it is told to stop. Everything under way is a value in one set of futures, so a step never waits for two things.
-//! A crash at any point only means that events not yet settled are read, mapped and sent again, byte for byte.
+//! A crash at any point only means that events not yet settled are read, mapped and sent again, byte for byte; but not
+//! those parts of them that are known to have ended.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::flow::{Arrivals, Bucket, Directory, Flow, FlowOptions, Job, paused_reasons};
 use super::status::Status;
-use super::{Sender, combine, expiry, mapping};
+use super::{Sender, expiry, mapping, wire};
 use crate::blueprint::Tables;
 use crate::clock::{Millis, SharedClock};
 use crate::crew::Crew;
@@ -114,6 +115,8 @@ enum Done {
         result: Result<(), JournalError>,
         unparked: Vec<Seq>,
         marks: Vec<Mark>,
+        /// The rates were written down with it.
+        noted: bool,
     },
     Fields {
         looked: Box<fields::Looked>,
@@ -193,10 +196,9 @@ impl Worker {
         let integration = &parts.integration;
         let plan = &integration.plan;
         let mut flow = Flow::new(FlowOptions::of(&integration.id, plan, &integration.tuning));
-        flow.take_over(
-            std::mem::take(&mut *parts.rates.lock()),
-            parts.clock.now_ms(),
-        );
+        let rates = std::mem::take(&mut *parts.rates.lock());
+        flow.recall(&feed.note, rates, parts.clock.now_ms());
+        flow.ended_earlier(feed.parts.clone());
         flow.share(&parts.buckets);
         let ordered = FlowOptions::ordered(plan);
         let mut worker = Self {
@@ -329,6 +331,7 @@ impl Worker {
             reads.then_some(self.read_at_ms + TAIL_EVERY_MS),
             self.may_read_parked().then_some(self.parked_at_ms),
             self.needs_relief().then_some(self.relieve_at_ms),
+            self.flow.settle_due_ms().filter(|_| !self.settling),
             Some(self.limits_at_ms),
         ]
         .into_iter()
@@ -512,7 +515,7 @@ impl Worker {
 
     fn start_sending(&mut self, mut job: Job, now_ms: Millis) {
         if job.wire.is_none()
-            && let Err(why) = self.make(&mut job)
+            && let Err(why) = wire::make(&self.parts.integration.plan, &mut job)
         {
             return self.flow.unmakeable(job, &why, now_ms);
         }
@@ -532,29 +535,9 @@ impl Worker {
         }));
     }
 
-    /// Makes a job's request.
-    fn make(&self, job: &mut Job) -> Result<(), String> {
-        let plan = &self.parts.integration.plan;
-        let request = job.batch.request;
-        let combines = plan
-            .requests()
-            .get(request)
-            .is_some_and(|request| request.combine);
-        let combined = combines.then(|| combine::combine(&job.batch.items));
-        let items: Vec<&[u8]> = match &combined {
-            Some(combined) => combined.objects.iter().map(Vec::as_slice).collect(),
-            None => {
-                let items = job.batch.items.iter();
-                items.map(|item| item.json.as_slice()).collect()
-            }
-        };
-        job.wire = Some(plan.assemble(request, &items, &job.batch.envelope.tables)?);
-        job.combined = combined.map(|combined| combined.of);
-        Ok(())
-    }
-
     fn start_settling(&mut self) {
-        let Some(settled) = self.flow.take_settle() else {
+        let now_ms = self.parts.clock.now_ms();
+        let Some(settled) = self.flow.take_settle(now_ms, self.stopping) else {
             return;
         };
         self.settling = true;
@@ -573,6 +556,7 @@ impl Worker {
         self.work.push(Box::pin(async move {
             let unparked = settle.unpark.clone();
             let marks = settle.marks.clone();
+            let noted = settle.note.is_some();
             let result = journal.settle(settle).await;
             if result.is_ok() {
                 count(&feed, &settled.delivered_at, clock.now_ms());
@@ -589,6 +573,7 @@ impl Worker {
                 result,
                 unparked,
                 marks,
+                noted,
             }
         }));
     }
@@ -667,8 +652,12 @@ impl Worker {
                 result: Ok(()),
                 unparked,
                 marks,
+                noted,
             } => {
                 self.settling = false;
+                if noted {
+                    self.flow.note_stored();
+                }
                 self.flow.marks_stored(&marks);
                 self.parked_settled.extend(unparked);
                 self.forget_settled();

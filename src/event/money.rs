@@ -172,6 +172,27 @@ fn round_down_by(digits: u64, places: u64) -> u64 {
     digits / power + u64::from(digits % power >= power.div_ceil(2))
 }
 
+/// Whether a double can hold the number: it is neither too large nor, unless it is zero, too small. What a vendor reads
+/// a larger one as is anybody's guess.
+#[must_use]
+pub fn is_in_range(number: &str) -> bool {
+    const CERTAIN: usize = 300;
+    let has_exponent = || number.bytes().any(|byte| matches!(byte, b'e' | b'E'));
+    if number.len() < CERTAIN && !has_exponent() {
+        return true;
+    }
+    let digits = || {
+        number
+            .bytes()
+            .take_while(|byte| !matches!(byte, b'e' | b'E'))
+    };
+    let is_zero = || digits().all(|digit| !matches!(digit, b'1'..=b'9'));
+    match number.parse::<f64>() {
+        Ok(double) => double.is_finite() && (double != 0.0 || is_zero()),
+        Err(_) => false,
+    }
+}
+
 /// Whether the text reads as a decimal number.
 #[must_use]
 pub fn is_number(text: &str) -> bool {

@@ -264,13 +264,7 @@ fn in_one_pass<'r, 'p>(
         odd: false,
     };
     scanner
-        .object(1, |scanner, key| {
-            reading.member(scanner, key)?;
-            if reading.places.is_none() && reading.head.says_enough() {
-                reading.choose(places);
-            }
-            Ok(())
-        })
+        .object(1, |scanner, key| reading.member(scanner, key, places))
         .ok()?;
     scanner.end().ok()?;
     if reading.places.is_none() {
@@ -336,7 +330,12 @@ struct Reading<'r, 'p> {
 type Scan = Result<(), SyntaxFault>;
 
 impl<'r, 'p> Reading<'r, 'p> {
-    fn member(&mut self, scanner: &mut Scanner<'r>, key: Text<'r>) -> Scan {
+    fn member(
+        &mut self,
+        scanner: &mut Scanner<'r>,
+        key: Text<'r>,
+        places: &impl Fn(Kind, Option<&str>) -> &'p Places,
+    ) -> Scan {
         let Some(key) = key.read() else {
             self.odd = true;
             return scanner.value(2).map(drop);
@@ -345,6 +344,9 @@ impl<'r, 'p> Reading<'r, 'p> {
             let raw = scanner.value(2)?;
             // Once more, and perhaps another one, after it was relied upon.
             self.odd |= place.replace(raw).is_some() && self.places.is_some();
+            if self.places.is_none() && self.head.says_enough() {
+                self.choose(places);
+            }
             return self.raw(key, raw);
         }
         match self.places {

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use super::{Feed, Ledger, Outcome, Seq, Settle};
 
 /// What is stored of one feed.
@@ -25,6 +27,10 @@ pub struct FeedState {
     pub tallies: BTreeMap<(Outcome, String), u64>,
     /// Records parked now.
     pub parked: u64,
+    /// Parts that have ended of records not settled: in order of the records.
+    pub parts: Vec<(Seq, u64)>,
+    /// What the feed's reader keeps for itself.
+    pub note: Bytes,
 }
 
 impl FeedState {
@@ -68,7 +74,34 @@ impl FeedState {
             }
         }
         self.parked = self.parked + settle.park.len() as u64 - settle.unpark.len() as u64;
+        self.note_parts(&settle.parts, end);
+        if let Some(note) = &settle.note {
+            self.note = note.clone();
+        }
         Ok(())
+    }
+
+    /// Whether a record is neither settled nor parked.
+    #[must_use]
+    pub fn is_open(&self, seq: Seq) -> bool {
+        let at = self.above.partition_point(|run| run.end <= seq);
+        seq >= self.pos && !self.above.get(at).is_some_and(|run| run.contains(&seq))
+    }
+
+    /// Takes in what has ended of open records, and forgets those that are not open any more.
+    fn note_parts(&mut self, parts: &[(Seq, u64)], end: Seq) {
+        let mut all = std::mem::take(&mut self.parts);
+        all.extend(parts.iter().filter(|(seq, _)| *seq < end));
+        all.sort_by_key(|(seq, _)| *seq);
+        all.dedup_by(|next, known| {
+            let same = next.0 == known.0;
+            if same {
+                known.1 = next.1;
+            }
+            same
+        });
+        all.retain(|(seq, _)| self.is_open(*seq));
+        self.parts = all;
     }
 
     /// Records settled or parked so far.
@@ -118,6 +151,8 @@ impl FeedState {
             pos: self.pos,
             settled_above: self.above.clone(),
             parked: self.parked,
+            parts: self.parts.clone(),
+            note: self.note.clone(),
         }
     }
 }
@@ -229,6 +264,33 @@ pub fn decode_runs(pos: Seq, mut bytes: &[u8]) -> Option<Vec<Range<Seq>>> {
     Some(runs)
 }
 
+/// Parts as stored: LEB128 of the gap to the record before, and of what differs from its bits, alternately. Persisted:
+/// must be kept stable.
+#[must_use]
+pub fn encode_parts(parts: &[(Seq, u64)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut before = (0, 0);
+    for (seq, bits) in parts {
+        put(&mut out, seq - before.0);
+        put(&mut out, bits ^ before.1);
+        before = (*seq, *bits);
+    }
+    out
+}
+
+/// Reads what [`encode_parts`] wrote; `None` if it is no such thing.
+#[must_use]
+pub fn decode_parts(mut bytes: &[u8]) -> Option<Vec<(Seq, u64)>> {
+    let mut parts = Vec::new();
+    let (mut at, mut bits): (Seq, u64) = (0, 0);
+    while !bytes.is_empty() {
+        at = at.checked_add(take(&mut bytes)?)?;
+        bits ^= take(&mut bytes)?;
+        parts.push((at, bits));
+    }
+    Some(parts)
+}
+
 fn put(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n.to_le_bytes()[0] | 0x80);
@@ -318,12 +380,39 @@ mod tests {
         }
     }
 
+    #[test]
+    fn parts_are_kept_until_their_record_is_settled() {
+        let mut state = feed(10);
+        let mut settle = delivered(vec![10..11]);
+        settle.parts = vec![(14, 0b1), (12, 0b10)];
+        state.settle(&settle, 20).unwrap();
+        assert_eq!(state.parts, [(12, 0b10), (14, 0b1)]);
+        let mut settle = delivered(vec![12..13]);
+        settle.parts = vec![(14, 0b100), (25, 0b1)];
+        state.settle(&settle, 20).unwrap();
+        assert_eq!(
+            state.parts,
+            [(14, 0b100)],
+            "and none of records that do not exist"
+        );
+        state.settle(&delivered(vec![14..15]), 20).unwrap();
+        assert!(state.parts.is_empty());
+        assert!(state.is_open(11) && !state.is_open(12) && !state.is_open(9));
+    }
+
     proptest::proptest! {
         #[test]
         fn runs_survive_storage(steps in proptest::collection::vec((1u64..1 << 40, 1u64..1 << 20), 0..20), pos in 0u64..1 << 40) {
             let mut at = pos;
             let runs: Vec<_> = steps.iter().map(|(gap, len)| { let start = at + gap; at = start + len; start..at }).collect();
             proptest::prop_assert_eq!(decode_runs(pos, &encode_runs(pos, &runs)), Some(runs));
+        }
+
+        #[test]
+        fn parts_survive_storage(steps in proptest::collection::vec((1u64..1 << 40, proptest::prelude::any::<u64>()), 0..20)) {
+            let mut at = 0;
+            let parts: Vec<_> = steps.iter().map(|(gap, bits)| { at += gap; (at, *bits) }).collect();
+            proptest::prop_assert_eq!(decode_parts(&encode_parts(&parts)), Some(parts));
         }
     }
 }

@@ -275,6 +275,7 @@ async fn marks_are_written_with_the_settle_and_forgotten_in_time() {
         value: 5,
         at_ms: T0,
         seq: 1,
+        again: (T0, 1),
         until_ms: T0 + 100,
     };
     let mut settle = delivered("a", 0..1);
@@ -465,7 +466,7 @@ fn refuses_what_it_does_not_know_and_leaves_it_alone() {
     std::fs::write(&path, &bytes).unwrap();
     let text = refused(dir.path());
     assert!(
-        text.contains("format 9") && text.contains("reads up to 2"),
+        text.contains("format 9") && text.contains("reads up to 3"),
         "{text}"
     );
     assert_eq!(std::fs::read(&path).unwrap(), bytes);

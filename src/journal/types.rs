@@ -122,7 +122,7 @@ pub struct DeadLetter {
     pub status: Option<u16>,
     /// The vendor's last answer, capped.
     pub answer: String,
-    /// Parts of the event that have ended already, a bit per request of the blueprint: they are not sent again.
+    /// Parts of the event that have ended already and are not sent again: bits whose meaning is the reader's affair.
     pub parts_done: u64,
     /// The record itself.
     pub record: Bytes,
@@ -145,14 +145,14 @@ pub struct Parked {
     pub reason: String,
     /// The replay it belongs to, if any.
     pub replay: Option<String>,
-    /// Parts of the event that have ended already, a bit per request of the blueprint: they are not sent again.
+    /// Parts of the event that have ended already and are not sent again: bits whose meaning is the reader's affair.
     pub parts_done: u64,
     /// The record itself.
     pub record: Bytes,
 }
 
-/// What a feed remembers of something it sent: which value, of which moment. A mark never goes back: one of an
-/// earlier moment does not replace it.
+/// What a feed remembers of something it sent: which value, of which moment, and until when it was said again. A mark
+/// never goes back: one of an earlier moment does not replace it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// Whose mark it is: one per feed.
@@ -163,6 +163,8 @@ pub struct Mark {
     pub at_ms: Millis,
     /// The record it came from.
     pub seq: Seq,
+    /// The newest moment and record known to say the same again; its own when there is none.
+    pub again: (Millis, Seq),
     /// When it may be forgotten.
     pub until_ms: Millis,
 }
@@ -185,6 +187,11 @@ pub struct Settle {
     pub park: Vec<Parked>,
     /// What is remembered of what was sent.
     pub marks: Vec<Mark>,
+    /// Records not settled yet of which some parts have ended, all of each that have: as in [`Parked::parts_done`].
+    /// Kept until the record is settled.
+    pub parts: Vec<(Seq, u64)>,
+    /// What the feed's reader wants to find again when it begins anew; replaces what was kept.
+    pub note: Option<Bytes>,
 }
 
 /// Where a new feed begins.
@@ -209,6 +216,10 @@ pub struct Feed {
     pub settled_above: Vec<Range<Seq>>,
     /// Records parked now.
     pub parked: u64,
+    /// Parts that have ended of records not settled (nor parked), in order of the records; see [`Settle::parts`].
+    pub parts: Vec<(Seq, u64)>,
+    /// What was kept last, see [`Settle::note`]; empty when nothing was.
+    pub note: Bytes,
 }
 
 /// Whether a feed is the gateway's own (its name begins with `.`): it holds back trimming like any other, but is no

@@ -159,6 +159,8 @@ pub struct View {
     pub integrations: Vec<Arc<Integration>>,
     /// Sources that listen to an Agent.
     pub agents: Vec<(Arc<Source>, Arc<Agent>)>,
+    /// Integrations that cannot run (their blueprint no longer checks), with the limits their backlog keeps to.
+    pub idle: Vec<(String, Tuning)>,
 }
 
 /// A view shared by readers: `load()` it per request or step.

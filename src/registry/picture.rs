@@ -228,6 +228,12 @@ impl Picture {
                     Some((Arc::clone(&entry.source), Arc::clone(entry.agent.as_ref()?)))
                 })
                 .collect(),
+            idle: self
+                .integrations
+                .iter()
+                .filter(|installed| installed.running.is_err())
+                .map(|installed| (installed.id.clone(), installed.tuning.clone()))
+                .collect(),
         }
     }
 

@@ -13,6 +13,7 @@ mod fanout;
 mod ingest;
 mod power_loss;
 mod process;
+mod restart;
 mod schemathesis;
 mod sdk;
 mod vendors;

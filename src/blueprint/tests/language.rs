@@ -142,6 +142,64 @@ fn money_that_cannot_be_exact_is_refused_and_what_is_no_number_is_noted() {
 }
 
 #[test]
+fn a_number_no_vendor_can_read_is_left_out_and_noted() {
+    let plan = small(&[
+        "made: =number(properties.n)",
+        "copied: =properties.n",
+        "list: =properties.list",
+        "group: { ...: =properties.group }",
+    ]);
+    let needed = small(&["needed: =required(properties.n)"]);
+    for (n, fits) in [
+        ("1e400", false),
+        ("-1e400", false),
+        ("1e-400", false),
+        ("\"1e400\"", false),
+        (&"9".repeat(400), false),
+        ("1e300", true),
+        ("0e400", true),
+    ] {
+        let posted = format!(
+            r#"{{"type":"track","event":"x","properties":{{"n":{n},"list":[1,{n}],"group":{{"a":{n},"b":{{"c":{n}}}}}}}}}"#
+        );
+        let posted: Value = serde_json::from_str(&posted).expect("JSON");
+        let part = |plan: &Plan| match plan.map(&event(posted.clone()), &Tables::default()) {
+            Mapping::Parts(mut parts) => parts.remove(0),
+            other => panic!("{other:?}"),
+        };
+        let made = part(&plan);
+        let PartResult::Item { json, .. } = &made.result else {
+            panic!("{n}: {:?}", made.result);
+        };
+        let text = std::str::from_utf8(json).expect("text");
+        let is_text = n.starts_with('"');
+        assert_eq!(text.contains(r#""made""#), fits, "{text}");
+        assert_eq!(text.contains(r#""copied""#), fits || is_text, "{text}");
+        if !fits && !is_text {
+            assert_eq!(
+                sent(&made.result),
+                json!({"always": 1, "list": [1, null], "group": {"b": {"c": null}}})
+            );
+            let noted = |field: &str| {
+                made.notes.iter().any(|note| {
+                    note.field == field && note.reason.contains("too large or too small")
+                })
+            };
+            assert!(
+                ["made", "copied", "list.1", "group.a"]
+                    .into_iter()
+                    .all(noted),
+                "{:?}",
+                made.notes
+            );
+            assert!(
+                matches!(part(&needed).result, PartResult::Skipped { reason } if reason == "needed is missing")
+            );
+        }
+    }
+}
+
+#[test]
 fn functions_do_what_the_page_says() {
     let cases = [
         (

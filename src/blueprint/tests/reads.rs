@@ -131,3 +131,38 @@ fn an_odd_record_is_read_whole() {
     assert!(seen.contains("{\"half\": String(\"\u{fffd}\")}"), "{seen}");
     assert!(plan.read(b"{}").is_err());
 }
+
+#[test]
+fn members_in_another_order_or_there_twice_read_as_decoded_whole() {
+    let head = r#""eventId":"7c1f2a5e-0b64-5d1c-9a53-0f3d2e1c4b5a","source":"s","messageId":"m","receivedAt":"2026-11-20T14:03:28.000Z","timestamp":"2026-11-20T14:03:27.412Z""#;
+    let plan = plan_with(CURIOUS, json!({}));
+    for rest in [
+        r#""type":"track","properties":{"a":{"b":1}},"event":"Signed Up","userId":"u""#,
+        r#""userId":"u","properties":{"a":{"b":1},"c":2},"type":"track""#,
+        r#""type":"track","event":"x","properties":{"a":{"b":1}},"properties":{"c":{"b":2}}"#,
+        r#""type":"track","event":"x","properties":{"a":{"b":1},"a":{"c":2}}"#,
+        r#""type":"track","event":"x","properties":{"a":{"b":1},"a":5}"#,
+        r#""type":"track","event":"x","properties":{"a":[{"b":1}],"b":2}"#,
+        r#""type":"track","event":"Signed Up","properties":{"total":1},"event":"Order Completed""#,
+        r#""type":"track","event":"Order Completed","properties":{"total":"","products":[{"price":2,"quantity":3,"x":1},5]},"context":{"page":{"path":"/"},"page":{}}"#,
+        r#""type":"track","event":"Order Completed","context":{"page":7},"properties":[1]"#,
+        r#""type":"identify","type":"track","event":"x","traits":{"plan":"p"}"#,
+        r#""type":"identify","traits":{"plan":null},"context":{"traits":{"plan":"p"}}"#,
+        r#""type":"track","event":7,"context":{"traits":{"plan":"p"}},"integrations":{"All":false}"#,
+    ] {
+        for record in [
+            format!("{{{head},{rest}}}"),
+            format!("{{{rest},{head}}}"),
+            format!("{{ {rest} , \"anonymousId\" : \"\\u0061\" , {head} }}"),
+        ] {
+            let whole = Event::decode(record.as_bytes()).unwrap();
+            let part = plan.read(record.as_bytes()).unwrap();
+            assert_eq!(
+                format!("{:?}", plan.map_read(&part, &Tables::default())),
+                format!("{:?}", plan.map(&whole, &Tables::default())),
+                "{record}"
+            );
+            assert_eq!(part.integrations.as_deref(), whole.field("integrations"));
+        }
+    }
+}

@@ -21,9 +21,16 @@ pub(super) struct Books {
     /// Those of `park` that wait for a row of a table.
     held: Vec<usize>,
     pub(super) marks: HashMap<u128, Mark>,
+    /// Events still open of which a part has ended.
+    parts: HashMap<Seq, u64>,
+    /// Since when there are such, or marks, that nothing else has taken along.
+    waits_since_ms: Option<Millis>,
     delivered_at: Vec<(Millis, usize)>,
     skipped: BTreeMap<String, Vec<Seq>>,
 }
+
+/// Parts that have ended wait this long for a settle that is made anyway.
+const PARTS_WAIT_MS: Millis = 100;
 
 /// Reasons found on the way: the mapping of an event does not tell them afterwards.
 const ON_THE_WAY: [&str; 6] = [
@@ -43,6 +50,19 @@ pub(in super::super) struct Settled {
     pub delivered_at: Vec<(Millis, usize)>,
     /// Which were skipped for reasons that nothing else tells afterwards.
     pub skipped: BTreeMap<String, Vec<Seq>>,
+}
+
+impl Settled {
+    pub(super) fn nothing(feed: &str) -> Self {
+        Self {
+            settle: Settle {
+                feed: feed.to_owned(),
+                ..Settle::default()
+            },
+            delivered_at: Vec::new(),
+            skipped: BTreeMap::new(),
+        }
+    }
 }
 
 /// Why an event is set apart, and until when.
@@ -121,7 +141,14 @@ impl Books {
         });
     }
 
+    /// A part of an event has ended and others have not.
+    pub(super) fn part_ended(&mut self, seq: Seq, parts_done: u64, now_ms: Millis) {
+        self.parts.insert(seq, parts_done);
+        self.waits_since_ms.get_or_insert(now_ms);
+    }
+
     fn leave(&mut self, slot: &Slot) {
+        self.parts.remove(&slot.seq);
         match slot.origin {
             Origin::Fresh => push_seq(&mut self.done, slot.seq),
             Origin::Parked { .. } => self.unpark.push(slot.seq),
@@ -161,9 +188,21 @@ impl Books {
         }
     }
 
-    /// All of it, if there is anything.
-    pub(super) fn take(&mut self, feed: &str) -> Option<Settled> {
-        if self.done.is_empty() && self.unpark.is_empty() {
+    /// Is there an outcome to settle? What has merely ended of open events goes along.
+    fn has_outcomes(&self) -> bool {
+        !(self.done.is_empty() && self.unpark.is_empty())
+    }
+
+    /// When what has ended of open events has waited long enough for others.
+    pub(super) fn due_ms(&self) -> Option<Millis> {
+        let since_ms = self.waits_since_ms?;
+        Some(since_ms.saturating_add(PARTS_WAIT_MS))
+    }
+
+    /// All of it, if there is anything that should not wait; or anything at all.
+    pub(super) fn take(&mut self, feed: &str, all: bool, now_ms: Millis) -> Option<Settled> {
+        let due = self.due_ms().is_some_and(|due_ms| all || due_ms <= now_ms);
+        if !self.has_outcomes() && !due {
             return None;
         }
         let mut books = std::mem::take(self);
@@ -175,7 +214,7 @@ impl Books {
             }
             joins
         });
-        // A mark of a part goes with the settle of its event or an earlier one: then the event is only sent again.
+        // What was sent, its mark and its part are written together: neither is ever known without the other.
         let marks = books.marks.into_values().collect();
         let tallies = books
             .tallies
@@ -191,6 +230,8 @@ impl Books {
                 dead: books.dead,
                 park: books.park,
                 marks,
+                parts: books.parts.into_iter().collect(),
+                note: None,
             },
             delivered_at: books.delivered_at,
             skipped: books.skipped,

@@ -1,12 +1,19 @@
 //! How often a request may be sent: the windows a blueprint declares, and what the vendor's own headers say. Pure.
 //!
 //! A request counts from the moment it is sent until a whole window after it was *answered*: whenever in between the
-//! vendor counted it, no window of the vendor's (sliding, aligned or a token bucket) holds more than it may.
+//! vendor counted it, no window of the vendor's (sliding, aligned or a token bucket) holds more than it may. This holds
+//! through restarts: see `lease` and `kept`.
 
 use std::collections::VecDeque;
 
 use crate::clock::Millis;
 use crate::vendor::replies::Room;
+
+mod kept;
+mod lease;
+
+pub(super) use kept::Kept;
+use lease::{Amount, Lease};
 
 /// A window's log is kept in this many steps: memory stays small however much a window holds.
 const STEPS: Millis = 1_000;
@@ -58,7 +65,8 @@ struct Left {
     until_ms: Millis,
 }
 
-/// The rate of one request of one integration. Kept when a pipeline begins anew.
+/// The rate of one request of one integration. Handed on when a pipeline begins anew, written down for when the
+/// process does.
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct Bucket {
     declared: Vec<Window>,
@@ -68,6 +76,12 @@ pub(in super::super) struct Bucket {
     under_way_items: u64,
     /// Eighths of the rate in use, and since when.
     share: Option<(u64, Millis)>,
+    /// When the last answer came.
+    answered_ms: Option<Millis>,
+    /// Nothing goes out before.
+    closed_ms: Millis,
+    /// How much may go out before it is written down; none where nothing is.
+    lease: Option<Lease>,
 }
 
 impl Bucket {
@@ -88,6 +102,10 @@ impl Bucket {
         }
         earlier.under_way_requests = 0;
         earlier.under_way_items = 0;
+        earlier.lease = None;
+        if requests > 0 {
+            earlier.answered_ms = Some(now_ms);
+        }
         earlier.redeclare(&self.declared);
         *self = earlier;
     }
@@ -141,6 +159,20 @@ impl Bucket {
 
     /// May a request with so many items go out?
     pub(super) fn admits(&mut self, now_ms: Millis, items: u64) -> bool {
+        now_ms >= self.closed_ms && self.is_covered(items) && self.has_room(now_ms, items)
+    }
+
+    pub(super) fn is_leased(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    /// Does the journal know of it in advance, should it be sent?
+    fn is_covered(&self, items: u64) -> bool {
+        self.lease.is_none_or(|lease| lease.covers(items))
+    }
+
+    /// Would a request with so many items keep within the windows?
+    pub(super) fn has_room(&mut self, now_ms: Millis, items: u64) -> bool {
         self.forget(now_ms);
         let share = self.share(now_ms);
         self.vendor.iter().all(|vendor| vendor.left > 0)
@@ -158,6 +190,9 @@ impl Bucket {
     pub(super) fn sent(&mut self, items: u64) {
         self.under_way_requests += 1;
         self.under_way_items += items;
+        if let Some(lease) = &mut self.lease {
+            lease.sent(items);
+        }
         for vendor in &mut self.vendor {
             vendor.left = vendor.left.saturating_sub(1);
         }
@@ -176,6 +211,7 @@ impl Bucket {
     pub(super) fn answered(&mut self, now_ms: Millis, items: u64) {
         self.under_way_requests = self.under_way_requests.saturating_sub(1);
         self.under_way_items = self.under_way_items.saturating_sub(items);
+        self.answered_ms = Some(now_ms);
         for log in &mut self.logs {
             log.spend(now_ms, 1, items);
         }
@@ -262,11 +298,15 @@ impl Bucket {
         })
     }
 
-    /// When a request with so many items may go out, nothing else being sent; none when an answer has to come first.
+    /// When a request with so many items may go out, nothing else being sent; none when an answer has to come first, or
+    /// the journal has to store what was sent.
     pub(super) fn opens_ms(&mut self, now_ms: Millis, items: u64) -> Option<Millis> {
         self.forget(now_ms);
+        if !self.is_covered(items) {
+            return None;
+        }
         let share = self.share(now_ms);
-        let mut opens_ms = now_ms;
+        let mut opens_ms = now_ms.max(self.closed_ms);
         for vendor in self.vendor.iter().filter(|vendor| vendor.left == 0) {
             opens_ms = opens_ms.max(vendor.until_ms);
         }
@@ -488,5 +528,83 @@ mod tests {
         assert!(bucket.admits(2_000, 1));
         bucket.sent(1);
         assert!(!bucket.admits(60_000, 1) && bucket.admits(61_100, 1));
+    }
+
+    /// Writes down and reads again, as a restart does.
+    fn restarted(before: &Bucket, leaving: bool, declared: &[Window], now_ms: Millis) -> Bucket {
+        let text = serde_json::to_string(&before.kept(leaving)).unwrap();
+        let mut bucket = Bucket::new(declared);
+        let earlier = Bucket::of_kept(serde_json::from_str(&text).unwrap(), now_ms);
+        bucket.take_over(earlier, now_ms);
+        bucket.rest(0, !leaving, now_ms);
+        bucket
+    }
+
+    #[test]
+    fn a_process_begun_anew_knows_what_was_sent_and_what_a_header_said() {
+        let windows = [window(1_000, 10), window(3_600_000, 40)];
+        let mut before = Bucket::new(&windows);
+        before.lease(4, 1);
+        assert!(!before.admits(0, 1), "not before it is written down");
+        before.noted();
+        before.note_stored();
+        for at in 0..4 {
+            assert!(before.admits(at, 1));
+            before.sent(1);
+            before.answered(at, 1);
+        }
+        assert!(!before.admits(5, 1) && before.opens_ms(5, 1).is_none() && before.has_room(5, 1));
+        let room = |bucket: &mut Bucket, now: Millis| {
+            let mut n = 0;
+            while bucket.admits(now, 1) {
+                bucket.sent(1);
+                n += 1;
+            }
+            (0..n).for_each(|_| bucket.answered(now, 1));
+            n
+        };
+        // After an orderly end exactly what was sent counts; after a sudden one the lease, too, and the short window is
+        // waited for.
+        let mut bucket = restarted(&before, true, &windows, 2_000);
+        let total: u64 = (2..8).map(|s| room(&mut bucket, s * 1_000)).sum();
+        assert_eq!(total, 36);
+        let mut bucket = restarted(&before, false, &windows, 2_000);
+        assert_eq!(bucket.opens_ms(2_000, 1), Some(3_000));
+        let total: u64 = (2..9).map(|s| room(&mut bucket, s * 1_000)).sum();
+        assert_eq!(total, 32);
+        // Other windows, and a clock set back: nothing counts for longer than its window.
+        let mut bucket = restarted(&before, true, &[window(3_600_000, 6)], -9_000_000);
+        assert_eq!(room(&mut bucket, -9_000_000), 2);
+        assert!(bucket.admits(-9_000_000 + 3_610_000, 1));
+        // What the vendor says is left.
+        before.adopt(5, self::room(10, 0, 600));
+        let mut bucket = restarted(&before, true, &windows, 2_000);
+        assert_eq!(bucket.opens_ms(2_000, 1), Some(600_005));
+    }
+
+    #[test]
+    fn a_window_of_many_steps_is_written_down_in_few_and_forgets_nothing_early() {
+        let windows = [Window {
+            per_ms: 60_000,
+            requests: None,
+            items: Some(14_000),
+        }];
+        let mut before = Bucket::new(&windows);
+        for at in 0..500 {
+            before.sent(20);
+            before.answered(at * 100, 20);
+        }
+        let kept = serde_json::to_string(&before.kept(true)).unwrap();
+        assert!(kept.len() < 1_500, "{kept}");
+        let mut bucket = restarted(&before, true, &windows, 50_000);
+        for at in (50_000..120_000).step_by(500) {
+            for items in [1, 1_000, 4_001, 10_000] {
+                assert!(
+                    before.admits(at, items) || !bucket.admits(at, items),
+                    "{at} {items}"
+                );
+            }
+        }
+        assert!(bucket.admits(120_000, 14_000));
     }
 }

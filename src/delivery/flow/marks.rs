@@ -41,6 +41,8 @@ struct Said {
     seq: Seq,
     /// The newest event that said the same again.
     again: Age,
+    /// When it may be forgotten.
+    until_ms: Millis,
     turn: u64,
 }
 
@@ -82,9 +84,26 @@ impl Newest {
             value: 0,
             at_ms: age.0,
             seq: age.1,
+            again: age,
             until_ms: now_ms.saturating_add(NEWEST_KEPT_MS),
         };
         self.unstored += u32::from(marks.insert(key, mark).is_none());
+    }
+}
+
+impl Once {
+    /// This was said to the vendor last.
+    fn was_sent(&mut self, key: u128, said: Said, marks: &mut HashMap<u128, Mark>) {
+        self.sent = Some(said);
+        let mark = Mark {
+            key: key ^ ONCE,
+            value: said.value,
+            at_ms: said.at_ms,
+            seq: said.seq,
+            again: said.again,
+            until_ms: said.until_ms,
+        };
+        self.unstored += u32::from(marks.insert(mark.key, mark).is_none());
     }
 }
 
@@ -112,7 +131,8 @@ impl Marks {
                 value: mark.value,
                 at_ms: mark.at_ms,
                 seq: mark.seq,
-                again: age,
+                again: mark.again,
+                until_ms: mark.until_ms,
                 turn: 0,
             };
             once.sent.get_or_insert(said);
@@ -140,22 +160,31 @@ impl Marks {
         if self.is_older(&keys, age) {
             return Err("superseded");
         }
+        let mut again = age;
         if let Some(OnceKey { key, value }) = keys.once {
             let once = self.once.entry(key ^ ONCE).or_default();
             if let Some(last) = &mut once.last {
                 // The very event that left the mark, come back for another reason, is not its own repeat.
+                let own = last.seq == age.1;
+                if last.value == value && own {
+                    again = again.max(last.again);
+                }
                 let within = last.at_ms.abs_diff(age.0) < lasts_ms.unsigned_abs();
-                if last.value == value && within && last.seq != age.1 {
+                if last.value == value && within && !own {
+                    let later = last.again < age;
                     last.again = last.again.max(age);
                     let last = *last;
                     let is_sent = once.sent.is_some_and(|sent| sent.turn == last.turn);
+                    if is_sent && later {
+                        once.was_sent(key, last, marks);
+                    }
                     self.said_already(keys.newest, &last, is_sent, age, now_ms, marks);
                     return Err("unchanged");
                 }
                 if age < (last.at_ms, last.seq) {
                     // It tells of the past: what was said last stays what it is.
                     keys.once = None;
-                } else if age < last.again {
+                } else if age < last.again && !own {
                     // After it the value said last was true again, and nobody will say so once more.
                     return Err("superseded");
                 }
@@ -167,7 +196,8 @@ impl Marks {
                 value,
                 at_ms: age.0,
                 seq: age.1,
-                again: age,
+                again,
+                until_ms: now_ms.max(age.0).saturating_add(lasts_ms),
                 turn: self.turn,
             });
             once.users += 1;
@@ -249,7 +279,6 @@ impl Marks {
         now_ms: Millis,
         marks: &mut HashMap<u128, Mark>,
     ) {
-        let seq = held.age.1;
         if let Some((key, newest)) = held
             .keys
             .newest
@@ -274,22 +303,21 @@ impl Marks {
             once.users = once.users.saturating_sub(1);
             if sent {
                 if once.sent.is_none_or(|known| known.turn <= held.turn) {
-                    let at_ms = held.age.0;
-                    once.sent = Some(Said {
+                    let own = Said {
                         value: once_key.value,
-                        at_ms,
-                        seq,
+                        at_ms: held.age.0,
+                        seq: held.age.1,
                         again: held.age,
+                        until_ms: 0,
                         turn: held.turn,
-                    });
-                    let mark = Mark {
-                        key: once_key.key ^ ONCE,
-                        value: once_key.value,
-                        at_ms,
-                        seq,
-                        until_ms: now_ms.saturating_add(held.once_ms),
                     };
-                    once.unstored += u32::from(marks.insert(mark.key, mark).is_none());
+                    // What was said again while it was on its way counts from now on.
+                    let said = once.last.filter(|last| last.turn == held.turn);
+                    let said = Said {
+                        until_ms: now_ms.max(held.age.0).saturating_add(held.once_ms),
+                        ..said.unwrap_or(own)
+                    };
+                    once.was_sent(once_key.key, said, marks);
                 }
             } else if once.last.is_some_and(|last| last.turn == held.turn) {
                 // It said nothing after all: the next with this value is news.
@@ -431,6 +459,52 @@ mod tests {
         // Switched off, nothing is a repeat.
         let held = marks.enter(once(7, 2), (4, 4), 0, 0, &mut HashMap::new());
         assert!(held.is_ok());
+    }
+
+    #[test]
+    fn until_when_a_value_was_said_again_is_known_after_a_restart() {
+        for repeated_on_its_way in [true, false] {
+            let (mut marks, mut stored) = (Marks::default(), HashMap::new());
+            let enter = |marks: &mut Marks, value, at: i64, stored: &mut HashMap<u128, Mark>| {
+                marks.enter(once(7, value), (at, at as Seq), 60_000, 0, stored)
+            };
+            let held = enter(&mut marks, 1, 10, &mut stored).unwrap();
+            if repeated_on_its_way {
+                assert_eq!(
+                    enter(&mut marks, 1, 20, &mut stored).err(),
+                    Some("unchanged")
+                );
+                assert!(stored.is_empty(), "it has not been said yet");
+            }
+            marks.ended(&held, true, 0, &mut stored);
+            let repeat = enter(&mut marks, 1, 20, &mut stored);
+            assert_eq!(repeat.err(), Some("unchanged"));
+            let kept: Vec<Mark> = stored.into_values().collect();
+            assert_eq!((kept[0].at_ms, kept[0].again), (10, (20, 20)));
+            let mut marks = Marks::default();
+            marks.learn(&kept);
+            let mut stored = HashMap::new();
+            assert_eq!(
+                enter(&mut marks, 2, 15, &mut stored).err(),
+                Some("superseded")
+            );
+            // The very event that left the mark, sent again, takes nothing of it away.
+            let again = enter(&mut marks, 1, 10, &mut stored).unwrap();
+            marks.ended(&again, true, 0, &mut stored);
+            assert_eq!(
+                stored.values().next().map(|mark| mark.again),
+                Some((20, 20))
+            );
+            assert!(enter(&mut marks, 2, 21, &mut stored).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_mark_of_a_time_to_come_is_kept_as_long_as_it_counts() {
+        let (mut marks, mut stored) = (Marks::default(), HashMap::new());
+        let held = marks.enter(once(7, 1), (50_000, 1), 60_000, 0, &mut stored);
+        marks.ended(&held.unwrap(), true, 1_000, &mut stored);
+        assert_eq!(stored.into_values().next().unwrap().until_ms, 110_000);
     }
 
     #[test]

@@ -319,7 +319,7 @@ impl Flow {
             return None;
         }
         let items = first.items();
-        (always || !line.admits(now_ms, items)).then_some(carrier)
+        (always || !line.has_room(now_ms, items)).then_some(carrier)
     }
 
     /// Takes the first item out of the first job; it becomes a job of the carrier.

@@ -110,6 +110,11 @@ impl Line {
         self.bucket.admits(now_ms, items) && self.shares_room(now_ms, items)
     }
 
+    /// Would it keep within the windows, whatever is still to be written down?
+    pub(super) fn has_room(&mut self, now_ms: Millis, items: u64) -> bool {
+        self.bucket.has_room(now_ms, items) && self.shares_room(now_ms, items)
+    }
+
     /// Has what is shared room for it?
     pub(super) fn shares_room(&mut self, now_ms: Millis, items: u64) -> bool {
         let shared = self.shared.as_mut();

@@ -1,6 +1,7 @@
 //! The events in memory that have no outcome yet: each in a slot, with what its parts came to so far. Pure.
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 
 use super::Origin;
 use crate::blueprint::RequestPlan;
@@ -54,6 +55,10 @@ pub(super) struct Slot {
     pub delivered: u64,
     /// Requests with a part that did not get through, by bit.
     pub undone: u64,
+    /// Requests with several parts, by bit: what has ended of them is not known before all have.
+    pub several: u64,
+    /// Whose bits they are, see [`layout`].
+    pub layout: u64,
     /// When to look at it again, and why it waits.
     pub apart: Option<(Millis, String)>,
 }
@@ -79,18 +84,55 @@ impl Slot {
         }
     }
 
-    /// Requests that need not be made again when the event comes back.
-    pub(super) fn parts_done(&self) -> u64 {
+    /// Requests that need not be made again when the event comes back, by bit.
+    fn done(&self) -> u64 {
         self.delivered & !self.undone
+    }
+
+    /// … as the journal keeps them.
+    pub(super) fn parts_done(&self) -> u64 {
+        self.stamped(self.done())
+    }
+
+    fn stamped(&self, done: u64) -> u64 {
+        if done == 0 { 0 } else { done | self.layout }
     }
 }
 
-/// A request's bit in `parts_done`; requests beyond the 64th have none, and are made again.
+/// Bits of requests; those above say which requests they are meant of.
+const BITS: u32 = 48;
+const OF_REQUESTS: u64 = (1 << BITS) - 1;
+
+/// A request's bit in `parts_done`; requests beyond the 48th have none, and are made again.
 pub(in super::super) fn bit(request: usize) -> u64 {
-    u32::try_from(request)
+    let bit = u32::try_from(request)
         .ok()
-        .and_then(|request| 1_u64.checked_shl(request))
-        .unwrap_or(0)
+        .and_then(|request| 1_u64.checked_shl(request));
+    bit.unwrap_or(0) & OF_REQUESTS
+}
+
+/// Stands above the bits: of which requests, in which order, they are. Another revision of a blueprint may have others;
+/// better a request is made twice than one of them never.
+pub(super) fn layout<'a>(names: impl Iterator<Item = &'a str>) -> u64 {
+    let mut hash = Sha256::new();
+    for name in names {
+        hash.update(name.as_bytes());
+        hash.update([0]);
+    }
+    let digest = hash.finalize();
+    let two = digest
+        .iter()
+        .take(2)
+        .fold(0, |two, byte| (two << 8) | u64::from(*byte));
+    two.max(1) << BITS
+}
+
+/// The bits the journal kept, if they are of these requests. (Those kept by earlier releases do not say.)
+pub(super) fn bits_of(kept: u64, layout: u64) -> u64 {
+    match kept & !OF_REQUESTS {
+        of if of == 0 || of == layout => kept & OF_REQUESTS,
+        _ => 0,
+    }
 }
 
 /// The reason of events set apart because a request is closed.
@@ -132,6 +174,15 @@ pub(super) fn merge(fate: &mut Option<Fate>, other: Fate) {
     }
 }
 
+/// How an event stands when one of its parts has ended.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// Others have not. Its record and the requests that need not be made again, as kept, where that is news.
+    Open(Option<(Seq, u64)>),
+    /// That was its last.
+    Closed(Box<Slot>),
+}
+
 /// The slots, and how much is in them.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
@@ -165,26 +216,30 @@ impl Slots {
         self.slots.get_mut(index)?.as_mut()
     }
 
-    /// Notes how a part ended; gives the event back when that was its last.
-    pub(super) fn part_ended(
-        &mut self,
-        index: usize,
-        request: usize,
-        ended: Ended,
-    ) -> Option<Slot> {
-        let place = self.slots.get_mut(index)?;
-        let slot = place.as_mut()?;
+    /// Notes how a part ended.
+    pub(super) fn part_ended(&mut self, index: usize, request: usize, ended: Ended) -> Standing {
+        let Some(place) = self.slots.get_mut(index) else {
+            return Standing::Open(None);
+        };
+        let Some(slot) = place.as_mut() else {
+            return Standing::Open(None);
+        };
+        let before = slot.done();
         slot.end_part(request, ended);
         slot.open = slot.open.saturating_sub(1);
         if slot.open > 0 {
-            return None;
+            let done = slot.done() & !slot.several;
+            let news = done & !before != 0;
+            return Standing::Open(news.then(|| (slot.seq, slot.stamped(done))));
         }
-        let slot = place.take()?;
+        let Some(slot) = place.take() else {
+            return Standing::Open(None);
+        };
         self.free.push(index);
         self.bytes = self.bytes.saturating_sub(slot.bytes);
         let counter = self.counter(&slot.origin);
         *counter = counter.saturating_sub(1);
-        Some(slot)
+        Standing::Closed(Box::new(slot))
     }
 
     fn counter(&mut self, origin: &Origin) -> &mut usize {
@@ -197,7 +252,19 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fate, merge};
+    use super::{Fate, bit, bits_of, layout, merge};
+
+    #[test]
+    fn bits_of_other_requests_are_not_believed() {
+        let (old, new) = (
+            layout(["a", "b"].into_iter()),
+            layout(["c", "a", "b"].into_iter()),
+        );
+        let kept = old | bit(1);
+        assert_eq!((bits_of(kept, old), bits_of(kept, new)), (bit(1), 0));
+        assert_eq!(bits_of(bit(1), new), bit(1), "of an earlier release");
+        assert_eq!((bit(47) & old, bit(48)), (0, 0));
+    }
 
     #[test]
     fn a_skip_with_a_reason_is_not_hidden_by_a_request_that_was_not_for_the_event() {

@@ -177,7 +177,7 @@ fn an_event_with_several_requests_has_one_outcome() {
     flow.heard(first, heard(Verdict::Delivered), 100, 0.0);
     assert_eq!(flow.unsettled(), 1, "one part of the fourth is still open");
     flow.heard(second, heard(Verdict::Reject), 100, 0.0);
-    let settled = flow.take_settle().unwrap();
+    let settled = flow.take_settle(Millis::MAX, false).unwrap();
     assert_eq!(
         outcomes(&settled),
         [
@@ -239,7 +239,7 @@ fn every_attempt_sends_the_same_bytes_and_an_outage_is_probed_alone() {
     }
     assert_eq!(again, sent);
     assert_eq!(
-        outcomes(&flow.take_settle().unwrap()),
+        outcomes(&flow.take_settle(Millis::MAX, false).unwrap()),
         [("delivered", "", 24)]
     );
 }
@@ -268,12 +268,12 @@ fn retries_end_after_their_time_but_a_pause_counts_against_nobody() {
             "unauthorized"
         );
     }
-    assert!(now >= 86_000_000 && flow.take_settle().is_none());
+    assert!(now >= 86_000_000 && flow.take_settle(Millis::MAX, false).is_none());
     flow.resume(now);
     let since = now;
     let mut tries = 0;
     while flow
-        .take_settle()
+        .take_settle(Millis::MAX, false)
         .inspect(|settled| {
             assert_eq!(outcomes(settled), [("dead", "retries_exhausted", 1)]);
         })
@@ -305,7 +305,7 @@ fn an_unknown_key_waits_whole_and_then_dies_with_the_hint() {
         flow.next_job(5_000).is_none(),
         "no part goes out before the other"
     );
-    let settled = flow.take_settle().unwrap();
+    let settled = flow.take_settle(Millis::MAX, false).unwrap();
     let parked = &settled.settle.park[0];
     assert_eq!((parked.since_ms, parked.due_ms), (1_000, 31_000));
     assert!(balanced(&settled.settle));
@@ -320,7 +320,7 @@ fn an_unknown_key_waits_whole_and_then_dies_with_the_hint() {
             parts_done: 0,
         };
         flow.absorb(arrivals(vec![again]), now);
-        let settled = flow.take_settle().unwrap();
+        let settled = flow.take_settle(Millis::MAX, false).unwrap();
         assert!(balanced(&settled.settle));
         assert_eq!(settled.settle.unpark, [0]);
         assert_eq!(settled.settle.park.first().map(|parked| parked.due_ms), due);
@@ -350,12 +350,15 @@ fn mapped_with_tables_that_changed_since_it_is_looked_at_again_at_once() {
             .map(|parked| parked.due_ms)
             .collect()
     };
-    assert_eq!(due(flow.take_settle().unwrap()), [1_000, 31_000]);
+    assert_eq!(
+        due(flow.take_settle(Millis::MAX, false).unwrap()),
+        [1_000, 31_000]
+    );
     let mut mapped = arrivals(vec![arrival(2, vec![held(900)])]);
     mapped.generation = generation;
     flow.absorb(mapped, 1_000);
     flow.tables_changed(2_000);
-    assert_eq!(due(flow.take_settle().unwrap()), [2_000]);
+    assert_eq!(due(flow.take_settle(Millis::MAX, false).unwrap()), [2_000]);
 }
 
 #[test]
@@ -428,7 +431,7 @@ proptest! {
                 idle = if wakes > now { 0 } else { idle };
                 now = wakes.max(now + 1);
             }
-            if let Some(settled) = flow.take_settle() {
+            if let Some(settled) = flow.take_settle(Millis::MAX, false) {
                 prop_assert!(balanced(&settled.settle));
                 for run in &settled.settle.done {
                     for seq in run.clone() {

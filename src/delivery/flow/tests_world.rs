@@ -356,7 +356,7 @@ impl World {
                 parked.due_ms = self.now_ms;
             }
         }
-        let Some(settled) = self.flow.take_settle() else {
+        let Some(settled) = self.flow.take_settle(Millis::MAX, false) else {
             return Ok(());
         };
         let settle = settled.settle;

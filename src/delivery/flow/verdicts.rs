@@ -128,6 +128,8 @@ impl Flow {
         if let Some(line) = self.lines.get_mut(job.batch.request) {
             line.in_flight = line.in_flight.saturating_sub(1);
             line.answered(now_ms, items);
+            // What the vendor says of its limits is known to the pipeline after this one.
+            self.note_wanted |= heard.slow || heard.room.is_some_and(|room| room.remaining == 0);
             match heard.room {
                 Some(room) => line.adopt(now_ms, room),
                 None if heard.slow => line.too_many(now_ms),

@@ -607,3 +607,68 @@ async fn a_feed_nobody_delivers_is_held_to_its_limits_on_the_books() {
     );
     assert_eq!(expire(before_ms, 1).await.unwrap(), 100);
 }
+
+/// As another process finds it.
+impl Bench {
+    async fn killed(&self, worker: Worker, acme: &Arc<Acme>) -> Worker {
+        drop(worker);
+        self.rates.lock().clear();
+        self.several(acme).await
+    }
+}
+
+#[tokio::test]
+async fn what_one_request_took_is_not_sent_again_after_a_kill_while_another_is_down() {
+    let bench = Bench::new();
+    let acme = Acme::new(&bench, |name, _| match name {
+        "person" => status(503, ""),
+        _ => status(200, "{}"),
+    });
+    let mut worker = bench.several(&acme).await;
+    bench.calls(numbered("seen", 0..40)).await;
+    for round in 0..5 {
+        bench.pass(&mut worker, 4_000).await;
+        let n = acme.calls("track").len();
+        assert_eq!(n, if round == 0 { 40 } else { 0 }, "round {round}");
+        assert_eq!(bench.ledger().await.pending, 40);
+        worker = bench.killed(worker, &acme).await;
+    }
+    let feed = bench.journal.open_feed(ID, FeedStart::Now).await.unwrap();
+    assert_eq!(feed.parts.len(), 40);
+    acme.now_says(ok);
+    acme.calls("person");
+    bench.pass(&mut worker, 60_000).await;
+    assert!(acme.calls("track").is_empty());
+    let people: usize = acme
+        .calls("person")
+        .iter()
+        .map(|(_, body)| body["people"].as_array().unwrap().len())
+        .sum();
+    assert_eq!(people, 40);
+    let ledger = bench.ledger().await;
+    assert_eq!((ledger.delivered, ledger.pending), (40, 0));
+    let feed = bench.journal.open_feed(ID, FeedStart::Now).await.unwrap();
+    assert!(feed.parts.is_empty());
+}
+
+#[tokio::test]
+async fn an_hours_rate_holds_through_kills() {
+    let bench = Bench::new();
+    let acme = Acme::new(&bench, ok);
+    let mut worker = bench.several(&acme).await;
+    for round in 0..6 {
+        bench
+            .calls(numbered("scarce", round * 10..round * 10 + 10))
+            .await;
+        bench.pass(&mut worker, 30_000).await;
+        worker = bench.killed(worker, &acme).await;
+    }
+    let (hourly, single) = (acme.calls("hourly").len(), acme.calls("one").len());
+    assert!(hourly <= 2, "{hourly} in an hour");
+    assert_eq!(hourly * 10 + single, 60);
+    bench.clock.advance(3_600_000);
+    bench.calls(numbered("scarce", 60..70)).await;
+    bench.pass(&mut worker, 60_000).await;
+    assert_eq!(acme.calls("hourly").len(), 1, "the hour is over");
+    assert_eq!(bench.ledger().await.delivered, 70);
+}

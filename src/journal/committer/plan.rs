@@ -77,6 +77,7 @@ impl Committer {
                 }
             }
         }
+        let parts_before = draft.parts.clone();
         draft.settle(&settle, end).map_err(unbalanced)?;
         for seq in &settle.unpark {
             plan.parked.insert((settle.feed.clone(), *seq), false);
@@ -90,6 +91,23 @@ impl Committer {
         steps.extend(settle.marks.into_iter().map(|mark| Aside::Mark {
             feed: settle.feed.clone(),
             mark,
+        }));
+        for (seq, parts) in settle.parts {
+            // What is not open is parked: settled records have no parts to tell of.
+            if !draft.is_open(seq) {
+                let feed = settle.feed.clone();
+                steps.push(Aside::Ended { feed, seq, parts });
+            }
+        }
+        if draft.parts != parts_before {
+            steps.push(Aside::Parts {
+                feed: settle.feed.clone(),
+                parts: draft.parts.clone(),
+            });
+        }
+        steps.extend(settle.note.map(|note| Aside::Note {
+            feed: settle.feed.clone(),
+            note,
         }));
         for step in &mut steps {
             if let Aside::Park(parked) | Aside::Repark(parked) = step {

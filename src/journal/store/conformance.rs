@@ -22,6 +22,7 @@ pub(crate) fn all(fresh: &dyn Fn(Check<'_>)) {
     fresh(&moves_dead_letters_to_and_fro);
     fresh(&trims_by_rule_but_never_the_newest);
     fresh(&a_mark_never_goes_back);
+    fresh(&keeps_what_has_ended_and_a_note_beside_a_feed);
     fresh(&forgets_marks_a_step_at_a_time);
     fresh(&sets_damage_aside_once);
 }
@@ -227,7 +228,7 @@ fn parks_and_buries(open: Open<'_>) {
     store.commit(&change).unwrap();
     let due = reader.parked("f", 60, 10).unwrap();
     assert_eq!((due[1].attempts, &due[1].record[..]), (2, &b"record"[..]));
-    assert_eq!(due[1].parts_done, 0b101, "what has ended stays ended");
+    assert_eq!(due[1].parts_done, 0b1);
     store.remove_feed("f").unwrap();
     assert!(store.load().unwrap().feeds.is_empty());
     assert_eq!(reader.next_due("f").unwrap(), None);
@@ -342,6 +343,7 @@ fn mark(key: u128, value: u128, at_ms: i64, seq: Seq, until_ms: i64) -> Mark {
         value,
         at_ms,
         seq,
+        again: (at_ms, seq),
         until_ms,
     }
 }
@@ -359,7 +361,10 @@ fn marking(feed: &str, marks: &[Mark]) -> Change {
 
 fn a_mark_never_goes_back(open: Open<'_>) {
     let mut store = open();
-    let newest = mark(u128::MAX, 7, 50, 9, 1000);
+    let newest = Mark {
+        again: (70, 12),
+        ..mark(u128::MAX, 7, 50, 9, 1000)
+    };
     for marks in [
         [mark(u128::MAX, 1, 50, 8, 1000), mark(2, 2, 10, 1, 1000)],
         [newest, mark(u128::MAX, 3, 49, 99, 2000)],
@@ -383,6 +388,55 @@ fn a_mark_never_goes_back(open: Open<'_>) {
     let mut reader = store.reader().unwrap();
     assert!(reader.marks("f", &[2, u128::MAX]).unwrap().is_empty());
     assert_eq!(reader.marks("g", &[2]).unwrap().len(), 1);
+}
+
+fn keeps_what_has_ended_and_a_note_beside_a_feed(open: Open<'_>) {
+    let mut store = open();
+    let note = |text: &'static str| Aside::Note {
+        feed: "f".into(),
+        note: Bytes::from_static(text.as_bytes()),
+    };
+    let parts = |parts: &[(Seq, u64)]| Aside::Parts {
+        feed: "f".into(),
+        parts: parts.to_vec(),
+    };
+    let ended = Aside::Ended {
+        feed: "f".into(),
+        seq: 4,
+        parts: 1 << 63 | 1,
+    };
+    for (feeds, aside) in [
+        (
+            vec![feed(4, 0, 1)],
+            vec![parts(&[(3, 1)]), Aside::Park(parked(4, 7))],
+        ),
+        (vec![], vec![note("a"), ended]),
+        (vec![], vec![parts(&[(5, 1 << 63), (900, 2)]), note("b")]),
+    ] {
+        let change = Change {
+            feeds,
+            aside,
+            ..Change::default()
+        };
+        store.commit(&change).unwrap();
+    }
+    for clean in [true, false] {
+        store.close(clean).unwrap();
+        store = open();
+        let known = store.load().unwrap().feeds.remove(0);
+        assert_eq!(known.parts, [(5, 1 << 63), (900, 2)]);
+        assert_eq!(&known.note[..], b"b");
+        let parked = store.reader().unwrap().parked("f", 7, 9).unwrap();
+        assert_eq!(parked[0].parts_done, 1 << 63 | 1);
+    }
+    store.remove_feed("f").unwrap();
+    let change = Change {
+        feeds: vec![feed(4, 0, 0)],
+        ..Change::default()
+    };
+    store.commit(&change).unwrap();
+    let anew = store.load().unwrap().feeds.remove(0);
+    assert!(anew.parts.is_empty() && anew.note.is_empty());
 }
 
 fn forgets_marks_a_step_at_a_time(open: Open<'_>) {

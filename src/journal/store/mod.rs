@@ -8,6 +8,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::feed::FeedState;
 use super::{DeadFilter, DeadLetter, Mark, Parked, Seq};
 use crate::clock::Millis;
@@ -105,7 +107,7 @@ pub struct Seen {
 pub enum Aside {
     /// A record is set apart.
     Park(Parked),
-    /// A parked record gets a new time; payload and history stay, and parts that have ended stay ended.
+    /// A parked record gets a new time, and all parts that have ended; payload and history stay.
     Repark(Parked),
     /// A parked record is settled.
     Unpark {
@@ -120,6 +122,29 @@ pub enum Aside {
         feed: String,
         /// What.
         mark: Mark,
+    },
+    /// All parts that have ended of a parked record (or of one that a cancelled replay put back among the dead letters).
+    Ended {
+        /// The feed.
+        feed: String,
+        /// The record.
+        seq: Seq,
+        /// As in [`Parked::parts_done`].
+        parts: u64,
+    },
+    /// Parts that have ended of a feed's open records, all of them: replaces what was kept.
+    Parts {
+        /// The feed.
+        feed: String,
+        /// In order of the records.
+        parts: Vec<(Seq, u64)>,
+    },
+    /// What a feed's reader keeps for itself: replaces what was kept.
+    Note {
+        /// The feed.
+        feed: String,
+        /// Whatever it is.
+        note: Bytes,
     },
     /// A delivery is given up.
     Bury(DeadLetter),
@@ -143,7 +168,7 @@ pub struct Change {
     pub duplicates: Option<u64>,
     /// Steps, to be done in order.
     pub aside: Vec<Aside>,
-    /// Feeds as they are now, tallies included (created when new).
+    /// Feeds as they are now, tallies included (created when new); but their parts and notes go by `aside`.
     pub feeds: Vec<FeedState>,
 }
 

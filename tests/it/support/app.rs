@@ -340,6 +340,9 @@ pub(crate) fn client() -> reqwest::Client {
     let _first_wins = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .no_proxy()
+        // Less than the gateway keeps an idle connection for: else a test that was stopped for a while (a machine that is
+        // measured on, or asleep) would send into one that is just being closed.
+        .pool_idle_timeout(Duration::from_secs(10))
         .redirect(reqwest::redirect::Policy::none())
         .build()
         .expect("client")

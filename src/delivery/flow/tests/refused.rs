@@ -79,7 +79,7 @@ fn too_much_at_once_is_halved_and_nobody_is_given_up_unsent() {
         taken.borrow_mut().extend_from_slice(seqs);
         heard(Verdict::Delivered)
     });
-    let settled = flow.take_settle().unwrap();
+    let settled = flow.take_settle(Millis::MAX, false).unwrap();
     assert_eq!(
         outcomes(&settled),
         [("delivered", "", 7), ("dead", "rejected", 1)]
@@ -102,7 +102,7 @@ fn in_the_middle_of_a_search_too_much_at_once_finds_everybody() {
             false => Verdict::Delivered,
         }))
     });
-    let settled = flow.take_settle().unwrap();
+    let settled = flow.take_settle(Millis::MAX, false).unwrap();
     assert_eq!(
         outcomes(&settled),
         [("delivered", "", 7), ("dead", "rejected", 1)]
@@ -133,7 +133,7 @@ fn who_has_to_wait_waits_alone_in_order_and_only_so_often() {
     assert_eq!(sent[..3], [vec![0], vec![1], vec![3]], "nobody else waits");
     assert_eq!(sent.last(), Some(&vec![2]), "behind the one before it");
     assert!(now >= 100 + 5 * 2_000);
-    let settled = flow.take_settle().unwrap();
+    let settled = flow.take_settle(Millis::MAX, false).unwrap();
     assert_eq!(
         outcomes(&settled),
         [("delivered", "", 3), ("dead", "in_process", 1)]
@@ -170,7 +170,7 @@ fn one_identity_that_fills_a_batch_is_set_aside_and_the_rest_goes_at_once() {
     assert_eq!(seqs_of(&last), [8]);
     flow.heard(last, heard(Verdict::Delivered), 31_200, 0.0);
     assert_eq!(
-        outcomes(&flow.take_settle().unwrap()),
+        outcomes(&flow.take_settle(Millis::MAX, false).unwrap()),
         [("delivered", "", 9)]
     );
 }
@@ -209,7 +209,7 @@ fn five_refused_in_the_same_words_pause_and_a_resume_gives_the_next_up() {
     assert_eq!(paused.reason, "every_event_refused");
     assert!(paused.detail.contains("(b)"), "{}", paused.detail);
     let dead = |flow: &mut Flow| {
-        let settled = flow.take_settle();
+        let settled = flow.take_settle(Millis::MAX, false);
         settled.map_or(0, |settled| settled.settle.dead.len())
     };
     assert_eq!(dead(&mut flow), 9, "those refused last are kept");
@@ -242,7 +242,7 @@ fn who_wants_nothing_gets_nothing_for_a_day() {
         _ => heard(Verdict::Delivered),
     });
     assert_eq!(sent, [vec![0], vec![1]], "the second of the visitor stays");
-    let settled = flow.take_settle().unwrap();
+    let settled = flow.take_settle(Millis::MAX, false).unwrap();
     assert_eq!(
         outcomes(&settled),
         [("delivered", "", 1), ("skipped", "opted_out", 2)]
@@ -252,7 +252,7 @@ fn who_wants_nothing_gets_nothing_for_a_day() {
     let other = |seq| arrivals(vec![arrival(seq, vec![of(1, seq, 3)])]);
     flow.absorb(other(3), 23 * HOUR);
     assert_eq!(
-        outcomes(&flow.take_settle().unwrap()),
+        outcomes(&flow.take_settle(Millis::MAX, false).unwrap()),
         [("skipped", "opted_out", 1)]
     );
     flow.absorb(other(4), 25 * HOUR);
@@ -292,7 +292,7 @@ fn what_comes_a_day_late_is_dead_unless_it_is_replayed() {
     let job = flow.next_job(now + 100).unwrap();
     assert_eq!(seqs_of(&job), [0, 3]);
     flow.heard(job, heard(Verdict::Delivered), now + 100, 0.0);
-    let settled = flow.take_settle().unwrap();
+    let settled = flow.take_settle(Millis::MAX, false).unwrap();
     assert_eq!(
         outcomes(&settled),
         [
@@ -393,7 +393,7 @@ fn fields_the_vendor_does_not_have_are_left_out_and_named() {
     let half = flow.next_job(100).unwrap();
     assert_eq!(half.batch.items.len(), 1);
     flow.heard(half, heard(Verdict::Delivered), 100, 0.0);
-    let settled = flow.take_settle().unwrap();
+    let settled = flow.take_settle(Millis::MAX, false).unwrap();
     assert_eq!(
         outcomes(&settled),
         [
@@ -406,7 +406,7 @@ fn fields_the_vendor_does_not_have_are_left_out_and_named() {
     // What comes now is looked at before it is sent.
     flow.absorb(arrivals(vec![written(3, r#"{"odd":"b"}"#)]), 200);
     assert_eq!(
-        outcomes(&flow.take_settle().unwrap()),
+        outcomes(&flow.take_settle(Millis::MAX, false).unwrap()),
         [("skipped", "metadata_field_missing", 1)]
     );
     flow.resume(300);

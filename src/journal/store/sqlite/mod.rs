@@ -24,7 +24,7 @@ pub use read::SqliteReader;
 /// The file in the data directory.
 pub const FILE: &str = "journal.db";
 /// Newest format this version reads and writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// A journal in SQLite.
 #[derive(Debug)]

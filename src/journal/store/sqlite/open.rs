@@ -46,13 +46,20 @@ CREATE TABLE probe(filler BLOB);
 
 /// What makes format 2 of format 1, and so on: a new store is made by the same steps as an old one is brought up
 /// to date. Stores of these formats are out there: must be kept as they are.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
 ALTER TABLE parked ADD COLUMN parts_done INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE dead_letter ADD COLUMN parts_done INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE mark(
     feed TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, at_ms INTEGER NOT NULL, seq INTEGER NOT NULL,
     until_ms INTEGER NOT NULL, PRIMARY KEY(feed, key)) WITHOUT ROWID;
-"];
+",
+    "
+ALTER TABLE mark ADD COLUMN again_ms INTEGER;
+ALTER TABLE mark ADD COLUMN again_seq INTEGER;
+CREATE TABLE side(feed TEXT PRIMARY KEY, parts BLOB NOT NULL DEFAULT x'', note BLOB NOT NULL DEFAULT x'') WITHOUT ROWID;
+",
+];
 
 pub(super) fn open(dir: &Path, new_key: [u8; 16]) -> Result<SqliteStore, OpenError> {
     make_directory(dir)?;
@@ -327,10 +334,11 @@ mod tests {
     use super::*;
     use crate::journal::store::Store as _;
 
-    /// A store of format 1 with a dead letter, a parked record and a feed, as that version wrote them.
-    fn old_store(dir: &Path) -> PathBuf {
+    /// A store of an older format with a dead letter, a parked record and a feed, as that version wrote them; and a
+    /// mark, where it knew them.
+    fn old_store(dir: &Path, format: u32) -> PathBuf {
         let path = dir.join(FILE);
-        create(dir, &path, [3; 16], 1).unwrap();
+        create(dir, &path, [3; 16], format).unwrap();
         let connection = Connection::open(&path).unwrap();
         connection
             .execute_batch(
@@ -342,15 +350,34 @@ mod tests {
                      VALUES ('f', 1, 5, 'rejected', 'why', 1, '', x'42');",
             )
             .unwrap();
+        if format > 1 {
+            connection
+                .execute(
+                    "INSERT INTO mark(feed, key, value, at_ms, seq, until_ms) VALUES ('f', ?1, ?1, 8, 9, 10)",
+                    [7_u128.to_be_bytes()],
+                )
+                .unwrap();
+        }
         path
     }
 
     #[test]
     fn a_store_of_an_older_format_is_brought_up_to_date() {
+        for format in 1..FORMAT {
+            brought_up_to_date(format);
+        }
+    }
+
+    fn brought_up_to_date(format: u32) {
         let dir = tempfile::tempdir().unwrap();
-        let path = old_store(dir.path());
+        let path = old_store(dir.path(), format);
+        let marks = u64::from(format > 1);
         let shape = crate::journal::inspect::shape(dir.path()).unwrap();
-        assert_eq!((shape.marks, shape.dead_letters), (0, 1), "read as it is");
+        assert_eq!(
+            (shape.marks, shape.dead_letters),
+            (marks, 1),
+            "read as it is"
+        );
         for _ in 0..2 {
             let mut store = open(dir.path(), [0; 16]).unwrap();
             let loaded = store.load().unwrap();
@@ -362,6 +389,11 @@ mod tests {
                 .unwrap();
             assert_eq!((letters[0].seq, letters[0].parts_done), (1, 0));
             assert!(reader.marks("f", &[1]).unwrap().is_empty());
+            let known = reader.marks("f", &[7]).unwrap();
+            assert_eq!(
+                known.first().map(|mark| mark.again),
+                (marks > 0).then_some((8, 9))
+            );
             // An older version looks at the head of the file only.
             let head = std::fs::read(&path).unwrap();
             assert_eq!(head[60..64], FORMAT.to_be_bytes());

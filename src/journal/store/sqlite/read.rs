@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::{open, seq, sort, sql};
 use crate::clock::Millis;
-use crate::journal::feed::{FeedState, decode_runs};
+use crate::journal::feed::{FeedState, decode_parts, decode_runs};
 use crate::journal::store::{Block, Loaded, OpenError, Reader, Seen, StoreError};
 use crate::journal::{DeadFilter, DeadLetter, Mark, Outcome, Parked, Seq};
 
@@ -61,14 +61,7 @@ impl SqliteReader {
     /// # Errors
     /// The engine could not read.
     pub fn marks_kept(&mut self) -> Result<u64, StoreError> {
-        // A store of format 1 has none, and is only read here.
-        let known = rows(
-            &self.connection,
-            "SELECT 1 FROM sqlite_schema WHERE name = 'mark'",
-            [],
-            |_| Ok(()),
-        )?;
-        if known.is_empty() {
+        if !has_table(&self.connection, "mark")? {
             return Ok(0);
         }
         self.connection
@@ -146,6 +139,7 @@ pub(super) fn feeds(connection: &Connection) -> Result<Vec<FeedState>, StoreErro
                     duplicates_at_start: seq(row, 4)?,
                     tallies: std::collections::BTreeMap::new(),
                     parked: seq(row, 5)?,
+                    ..FeedState::default()
                 },
                 above,
             ))
@@ -159,6 +153,7 @@ pub(super) fn feeds(connection: &Connection) -> Result<Vec<FeedState>, StoreErro
         Ok(feed)
     })
     .collect::<Result<Vec<_>, StoreError>>()?;
+    sides(connection, &mut feeds)?;
     for feed in &mut feeds {
         let tallies = rows(
             connection,
@@ -178,6 +173,42 @@ pub(super) fn feeds(connection: &Connection) -> Result<Vec<FeedState>, StoreErro
         }
     }
     Ok(feeds)
+}
+
+/// What is kept beside the feeds.
+fn sides(connection: &Connection, feeds: &mut [FeedState]) -> Result<(), StoreError> {
+    if !has_table(connection, "side")? {
+        return Ok(());
+    }
+    let sides = rows(
+        connection,
+        "SELECT feed, parts, note FROM side",
+        [],
+        |row| {
+            let parts = decode_parts(row.get_ref(1)?.as_blob()?);
+            Ok((row.get::<_, String>(0)?, parts, row.get::<_, Vec<u8>>(2)?))
+        },
+    )?;
+    for (id, parts, note) in sides {
+        if let Some(feed) = feeds.iter_mut().find(|feed| feed.id == id) {
+            feed.parts = parts.ok_or_else(|| {
+                StoreError::Failed(format!("what has ended of feed `{id}` is damaged").into())
+            })?;
+            feed.note = note.into();
+        }
+    }
+    Ok(())
+}
+
+/// A store of an older format, only read here, lacks some.
+fn has_table(connection: &Connection, name: &str) -> Result<bool, StoreError> {
+    let known = rows(
+        connection,
+        "SELECT 1 FROM sqlite_schema WHERE name = ?1",
+        [name],
+        |_| Ok(()),
+    )?;
+    Ok(!known.is_empty())
 }
 
 pub(super) fn seen(connection: &Connection, visit: &mut dyn FnMut(Seen)) -> Result<(), StoreError> {
@@ -414,7 +445,8 @@ impl Reader for SqliteReader {
         let mut statement = self
             .connection
             .prepare_cached(
-                "SELECT value, at_ms, seq, until_ms FROM mark WHERE feed = ?1 AND key = ?2",
+                "SELECT value, at_ms, seq, until_ms, coalesce(again_ms, at_ms), coalesce(again_seq, seq)
+                 FROM mark WHERE feed = ?1 AND key = ?2",
             )
             .map_err(|error| sort(&error))?;
         let mut found = Vec::new();
@@ -427,6 +459,7 @@ impl Reader for SqliteReader {
                         at_ms: row.get(1)?,
                         seq: seq(row, 2)?,
                         until_ms: row.get(3)?,
+                        again: (row.get(4)?, seq(row, 5)?),
                     })
                 })
                 .optional()

@@ -10,7 +10,7 @@ use rusqlite::{
 use super::read::{self, SqliteReader};
 use super::{SqliteStore, open, seq, sort, sql};
 use crate::clock::Millis;
-use crate::journal::feed::{FeedState, encode_runs};
+use crate::journal::feed::{FeedState, encode_parts, encode_runs};
 use crate::journal::store::{
     Aside, Block, Change, Loaded, Moved, Reader, Seen, Store, StoreError, TrimRule, Whereabouts,
 };
@@ -143,6 +143,7 @@ impl Store for SqliteStore {
                 "DELETE FROM parked WHERE feed = ?1",
                 "DELETE FROM dead_letter WHERE feed = ?1",
                 "DELETE FROM mark WHERE feed = ?1",
+                "DELETE FROM side WHERE feed = ?1",
             ] {
                 transaction.execute(statement, [feed])?;
             }
@@ -460,7 +461,7 @@ fn aside(transaction: &Transaction<'_>, step: &Aside) -> Step<()> {
         Aside::Repark(parked) => transaction
             .prepare_cached(
                 "UPDATE parked SET due_ms = ?3, attempts = ?4, reason = ?5, replay = coalesce(?6, replay),
-                    parts_done = parts_done | ?7
+                    parts_done = ?7
                  WHERE feed = ?1 AND seq = ?2",
             )?
             .execute(params![
@@ -478,6 +479,29 @@ fn aside(transaction: &Transaction<'_>, step: &Aside) -> Step<()> {
             .execute(params![feed, sql(*seq)])
             .map(drop),
         Aside::Mark { feed, mark } => remember(transaction, feed, mark),
+        Aside::Ended { feed, seq, parts } => {
+            for statement in [
+                "UPDATE parked SET parts_done = ?3 WHERE feed = ?1 AND seq = ?2",
+                "UPDATE dead_letter SET parts_done = ?3 WHERE feed = ?1 AND seq = ?2 AND cancelled = 1",
+            ] {
+                transaction
+                    .prepare_cached(statement)?
+                    .execute(params![feed, sql(*seq), sql(*parts)])?;
+            }
+            Ok(())
+        }
+        Aside::Parts { feed, parts } => transaction
+            .prepare_cached(
+                "INSERT INTO side(feed, parts) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET parts = excluded.parts",
+            )?
+            .execute(params![feed, encode_parts(parts)])
+            .map(drop),
+        Aside::Note { feed, note } => transaction
+            .prepare_cached(
+                "INSERT INTO side(feed, note) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET note = excluded.note",
+            )?
+            .execute(params![feed, &note[..]])
+            .map(drop),
         Aside::Bury(letter) => bury(transaction, letter),
         Aside::Unbury { feed, seq } => transaction
             .prepare_cached("DELETE FROM dead_letter WHERE feed = ?1 AND seq = ?2")?
@@ -511,11 +535,14 @@ fn park(transaction: &Transaction<'_>, parked: &Parked) -> Step<()> {
 
 /// A mark never goes back.
 fn remember(transaction: &Transaction<'_>, feed: &str, mark: &Mark) -> Step<()> {
+    let again = (mark.again != (mark.at_ms, mark.seq)).then_some(mark.again);
     transaction
         .prepare_cached(
-            "INSERT INTO mark(feed, key, value, at_ms, seq, until_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO mark(feed, key, value, at_ms, seq, until_ms, again_ms, again_seq)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
              ON CONFLICT(feed, key) DO UPDATE SET value = excluded.value, at_ms = excluded.at_ms,
-                 seq = excluded.seq, until_ms = excluded.until_ms
+                 seq = excluded.seq, until_ms = excluded.until_ms, again_ms = excluded.again_ms,
+                 again_seq = excluded.again_seq
              WHERE (excluded.at_ms, excluded.seq) >= (mark.at_ms, mark.seq)",
         )?
         .execute(params![
@@ -524,7 +551,9 @@ fn remember(transaction: &Transaction<'_>, feed: &str, mark: &Mark) -> Step<()> 
             mark.value.to_be_bytes(),
             mark.at_ms,
             sql(mark.seq),
-            mark.until_ms
+            mark.until_ms,
+            again.map(|again| again.0),
+            again.map(|again| sql(again.1))
         ])?;
     Ok(())
 }
