@@ -350,6 +350,7 @@ fn journal_options(settings: &Settings) -> journal::Options {
         retain_ms: ms(settings.retain_s),
         retain_bytes: settings.retain_bytes,
         free_bytes_min: settings.free_bytes_min,
+        label: crate::event::decision::label::label,
         ..journal::Options::default()
     }
 }

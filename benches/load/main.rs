@@ -1,11 +1,13 @@
 //! The load harness: starts the release gateway and the vendor sandbox on loopback ports, posts to them, prints a table
 //! and reconciles every acknowledged id at the vendor.
 //!
-//! `cargo bench --bench load -- [--quick] [--only NAME]… [--dir DIR] [--rounds N] [--seed N]`; names: `sandbox`, `single`, `batch`, `drain`, `flat`, `isolation`, `kill9`. Exits 1 when an event was lost or repeated
+//! `cargo bench --bench load -- [--quick] [--only NAME]… [--dir DIR] [--rounds N] [--seed N]`; names: `sandbox`,
+//! `single`, `batch`, `drain`, `flat`, `isolation`, `kill9`, `pages`. Exits 1 when an event was lost or repeated
 //! under another identity, or (without `--quick`) when a goal was missed.
 
 mod ceiling;
 mod kit;
+mod pages;
 mod scenarios;
 mod table;
 

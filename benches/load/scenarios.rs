@@ -26,6 +26,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("flat", flat),
     ("isolation", isolation),
     ("kill9", kill9),
+    ("pages", crate::pages::pages),
 ];
 
 /// What scenarios share.
@@ -47,14 +48,14 @@ const BATCH: usize = 50;
 const BATCH_CONNECTIONS: usize = 64;
 
 impl Bench {
-    fn lab(&self, name: &str) -> Result<Lab> {
+    pub(crate) fn lab(&self, name: &str) -> Result<Lab> {
         let lab = Lab::open(&self.binary, &self.dir.join(name))?;
         lab.control("PUT", "settings", &json!({"log": false}))?;
         Ok(lab)
     }
 
     /// One or the other, by `--quick`.
-    fn size(&self, quick: u64, full: u64) -> u64 {
+    pub(crate) fn size(&self, quick: u64, full: u64) -> u64 {
         if self.quick { quick } else { full }
     }
 

@@ -36,6 +36,8 @@ fuzz_target!(|text: &str| {
         received_at_ms: 1_795_183_407_412,
         event_bytes_max: 32_768,
         make_id: &|| Default::default(),
+        rules: &aqueduct::event::decision::NoRules,
+        admits: None,
     };
     let mut out = bytes::BytesMut::new();
     for (body, kind) in [

@@ -83,10 +83,14 @@ pub(super) struct AlertView {
     /// By whose rules: an endpoint's name; null = the usual rules, which the gateway watches by itself.
     endpoint: Option<String>,
     rule: Rule,
-    /// Which integration; null = the whole gateway.
+    /// Which integration; null = the whole gateway, or a source.
     integration: Option<String>,
     /// Its name.
     integration_name: Option<String>,
+    /// Which source, of the rule `source_silent`.
+    source: Option<String>,
+    /// Its name.
+    source_name: Option<String>,
     /// `firing` or `resolved`.
     state: &'static str,
     /// One sentence.
@@ -332,12 +336,20 @@ pub(super) async fn state(
 
 fn alert(row: &AlertRow, sent: Vec<NoticeRow>) -> AlertView {
     let named = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let about = (named(&row.integration), named(&row.integration_name));
+    let (integration, source) = if row.rule.is_about_source() {
+        ((None, None), about)
+    } else {
+        (about, (None, None))
+    };
     AlertView {
         id: row.id.clone(),
         endpoint: named(&row.endpoint),
         rule: row.rule,
-        integration: named(&row.integration),
-        integration_name: named(&row.integration_name),
+        integration: integration.0,
+        integration_name: integration.1,
+        source: source.0,
+        source_name: source.1,
         state: if row.resolved_ms.is_some() {
             "resolved"
         } else {

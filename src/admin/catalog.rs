@@ -12,10 +12,11 @@ use super::page::{Page, Paging};
 use super::problem::{Problem, ProblemBody};
 use crate::blueprint::{Blueprint, FieldKind, check};
 use crate::registry::audit::Actor;
+use crate::registry::checks::Checks;
 use crate::registry::shipped_variants;
 
 /// One vendor that can be installed.
-#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub(super) struct CatalogEntry {
     /// Name used in paths.
     vendor: String,
@@ -34,7 +35,7 @@ pub(super) struct CatalogEntry {
 }
 
 /// A shipped blueprint.
-#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub(super) struct VariantView {
     /// Name to install it by.
     variant: String,
@@ -47,7 +48,7 @@ pub(super) struct VariantView {
 }
 
 /// One field of `config`.
-#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub(super) struct FieldView {
     /// Name in `config`.
     key: String,
@@ -70,7 +71,7 @@ pub(super) struct FieldView {
 }
 
 /// One choice of a field.
-#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub(super) struct OptionView {
     /// Name for people.
     label: String,
@@ -121,18 +122,7 @@ pub(super) async fn list(
     State(admin): State<Admin>,
     Params(paging): Params<Paging>,
 ) -> Result<Json<Page<CatalogEntry>>, Problem> {
-    let mut vendors: Vec<&str> = Vec::new();
-    for (path, _) in admin.registry().checks().builtin {
-        if let Some((vendor, _)) = path.split_once('/')
-            && !vendors.contains(&vendor)
-        {
-            vendors.push(vendor);
-        }
-    }
-    let entries = vendors
-        .into_iter()
-        .filter_map(|vendor| entry(&admin, vendor))
-        .collect();
+    let entries = admin.catalog().to_vec();
     Page::within(entries, paging.limit, paging.cursor.as_deref(), |entry| {
         &entry.vendor
     })
@@ -150,7 +140,11 @@ pub(super) async fn show(
     State(admin): State<Admin>,
     Path(vendor): Path<String>,
 ) -> Result<Json<CatalogEntry>, Problem> {
-    entry(&admin, &vendor)
+    let known = admin.catalog().iter();
+    let mut known = known.filter(|entry| entry.vendor == vendor);
+    known
+        .next()
+        .cloned()
         .map(Json)
         .ok_or_else(|| Problem::not_found("catalog entry", &vendor))
 }
@@ -203,8 +197,24 @@ pub(super) async fn test(
     tested(done)
 }
 
-fn entry(admin: &Admin, vendor: &str) -> Option<CatalogEntry> {
-    let shipped: Vec<(&str, Blueprint)> = shipped_variants(admin.registry().checks(), vendor)
+/// One entry for each vendor, in the order its blueprints are shipped.
+pub(super) fn entries(checks: &Checks) -> Vec<CatalogEntry> {
+    let mut vendors: Vec<&str> = Vec::new();
+    for (path, _) in checks.builtin {
+        if let Some((vendor, _)) = path.split_once('/')
+            && !vendors.contains(&vendor)
+        {
+            vendors.push(vendor);
+        }
+    }
+    vendors
+        .into_iter()
+        .filter_map(|vendor| entry(checks, vendor))
+        .collect()
+}
+
+fn entry(checks: &Checks, vendor: &str) -> Option<CatalogEntry> {
+    let shipped: Vec<(&str, Blueprint)> = shipped_variants(checks, vendor)
         .into_iter()
         .filter_map(|(variant, text)| Some((variant, check(text).blueprint?)))
         .collect();

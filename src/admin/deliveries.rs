@@ -150,13 +150,16 @@ pub(super) async fn list(
             .map_err(log_problem)?;
     }
     let mut page = Page::of(rows, limit, |row: &AttemptRow| row.id.to_string());
+    let ids = page.rows().iter().map(|row| row.id).collect();
+    let whole = admin
+        .logbook()
+        .attempts_by_id(ids)
+        .await
+        .map_err(log_problem)?;
+    let mut whole = whole.into_iter().peekable();
     for row in page.rows_mut() {
-        if let Some(whole) = admin
-            .logbook()
-            .attempt_by_id(row.id)
-            .await
-            .map_err(log_problem)?
-        {
+        // One may have been trimmed meanwhile.
+        if let Some(whole) = whole.next_if(|whole| whole.id == row.id) {
             *row = whole;
             let short = |body: &Vec<u8>| body.len() <= LIST_BODY_BYTES_MAX;
             row.request_body = row.request_body.take().filter(short);

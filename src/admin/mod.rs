@@ -75,7 +75,11 @@ pub struct Parts {
 
 /// The API's state. Cheap to clone.
 #[derive(Clone)]
-struct Admin(Arc<Parts>, Arc<tokio::sync::Semaphore>);
+struct Admin(
+    Arc<Parts>,
+    Arc<tokio::sync::Semaphore>,
+    Arc<std::sync::OnceLock<Vec<catalog::CatalogEntry>>>,
+);
 
 impl Admin {
     fn registry(&self) -> &Registry {
@@ -106,6 +110,12 @@ impl Admin {
         self.0.clock.now_ms()
     }
 
+    /// What can be installed: read from the shipped blueprints once, as they never change.
+    fn catalog(&self) -> &[catalog::CatalogEntry] {
+        self.2
+            .get_or_init(|| catalog::entries(self.registry().checks()))
+    }
+
     /// Room for live streams.
     fn streams(&self) -> Arc<tokio::sync::Semaphore> {
         Arc::clone(&self.1)
@@ -129,6 +139,7 @@ pub fn router(parts: Parts) -> Router {
     let admin = Admin(
         Arc::new(parts),
         Arc::new(tokio::sync::Semaphore::new(live::STREAMS_MAX)),
+        Arc::default(),
     );
     let (router, document) = calls().split_for_parts();
     let (open, open_document) = open_calls().split_for_parts();
@@ -196,7 +207,7 @@ fn calls() -> OpenApiRouter<Admin> {
         .routes(routes!(blueprints::test))
         .routes(routes!(blueprints::try_out))
         .routes(routes!(sources::list, sources::create))
-        .routes(routes!(sources::show, sources::remove))
+        .routes(routes!(sources::show, sources::change, sources::remove))
         .routes(routes!(sources::rotate_key))
         .routes(routes!(sources::revoke_key))
         .routes(routes!(tokens::list, tokens::create))

@@ -8,9 +8,10 @@ use super::Admin;
 use super::extract::{Body, MaybeBody, Params};
 use super::page::{Page, Paging, rfc3339};
 use super::problem::{Problem, ProblemBody};
-use crate::registry::NewAgent;
+use crate::event::Kind;
 use crate::registry::audit::Actor;
 use crate::registry::picture::SourceEntry;
+use crate::registry::{NewAgent, Permits, SourceSpec};
 use crate::secret::Secret;
 
 /// A source.
@@ -18,9 +19,20 @@ use crate::secret::Secret;
 pub(super) struct SourceView {
     id: String,
     name: String,
-    /// Events a second it may post; null = no limit of its own.
+    /// Events a second all its keys together may post; null = no limit.
     rate: Option<u32>,
+    /// Events a second each of its keys may post; null = no limit.
+    key_rate: Option<u32>,
+    /// Web origins its keys may be used from; null = all.
+    allowed_origins: Option<Vec<String>>,
+    /// Names its track calls may have; null = all.
+    allowed_events: Option<Vec<String>>,
+    /// Kinds of calls its keys may make; null = all.
+    #[schema(value_type = Option<Vec<String>>)]
+    allowed_types: Option<Vec<Kind>>,
     created_at: String,
+    /// When it last posted an event; null = never.
+    last_event_at: Option<String>,
     /// Its live keys, oldest first; two while rotating.
     keys: Vec<KeyView>,
     /// The Optimizely Agent whose decisions it listens to; null = none.
@@ -56,9 +68,24 @@ pub(super) struct KeyView {
 pub(super) struct NewSource {
     /// Name for people; unique.
     name: String,
-    /// Events a second it may post; no limit of its own when left out.
+    /// Events a second all its keys together may post; no limit when left out.
     #[serde(default)]
     rate: Option<u32>,
+    /// Events a second each of its keys may post; no limit when left out.
+    #[serde(default)]
+    key_rate: Option<u32>,
+    /// Web origins its keys may be used from, e.g. `https://shop.example`, `https://*.shop.example`; all when left out. Calls
+    /// without an `Origin` header (servers, apps) are taken in any case.
+    #[serde(default)]
+    allowed_origins: Option<Vec<String>>,
+    /// Names its track calls may have; a `*` at the end stands for any rest; all when left out. Other events of a batch are
+    /// answered in `rejected`.
+    #[serde(default)]
+    allowed_events: Option<Vec<String>>,
+    /// Kinds of calls its keys may make: `track`, `identify`, `page`, `screen`, `group`, `alias`, `decision`; all when left out.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>)]
+    allowed_types: Option<Vec<Kind>>,
     /// Also listen to the decisions of this Optimizely Agent.
     #[serde(default)]
     agent: Option<NewAgentBody>,
@@ -77,6 +104,60 @@ pub(super) struct NewAgentBody {
     filter: Option<String>,
 }
 
+/// A change of a source: what is left out stays, null takes a limit away.
+#[derive(Debug, Default, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SourceChange {
+    /// Name for people; unique.
+    #[serde(default)]
+    name: Option<String>,
+    /// As in a new source.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>)]
+    rate: Option<Option<u32>>,
+    /// As in a new source.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>)]
+    key_rate: Option<Option<u32>>,
+    /// As in a new source.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Vec<String>>)]
+    allowed_origins: Option<Option<Vec<String>>>,
+    /// As in a new source.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Vec<String>>)]
+    allowed_events: Option<Option<Vec<String>>>,
+    /// As in a new source.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Vec<String>>)]
+    allowed_types: Option<Option<Vec<Kind>>>,
+}
+
+/// A member that was sent, null included.
+fn given<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::Deserialize<'de>,
+{
+    T::deserialize(from).map(Some)
+}
+
+impl SourceChange {
+    fn apply(self, spec: &mut SourceSpec) {
+        fn put<T>(change: Option<T>, place: &mut T) {
+            if let Some(value) = change {
+                *place = value;
+            }
+        }
+        put(self.name, &mut spec.name);
+        put(self.rate, &mut spec.rate);
+        put(self.key_rate, &mut spec.permits.key_rate);
+        put(self.allowed_origins, &mut spec.permits.origins);
+        put(self.allowed_events, &mut spec.permits.events);
+        put(self.allowed_types, &mut spec.permits.types);
+    }
+}
+
 /// A new key.
 #[derive(Debug, Default, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -86,12 +167,18 @@ pub(super) struct NewKey {
     label: String,
 }
 
-impl From<&SourceEntry> for SourceView {
-    fn from(entry: &SourceEntry) -> Self {
+impl SourceView {
+    fn of(admin: &Admin, entry: &SourceEntry) -> Self {
+        let last_ms = admin.registry().seen().last_ms(&entry.source.id);
         Self {
+            last_event_at: last_ms.map(rfc3339),
             id: entry.source.id.clone(),
             name: entry.source.name.clone(),
             rate: entry.source.rate,
+            key_rate: entry.source.permits.key_rate,
+            allowed_origins: entry.source.permits.origins.clone(),
+            allowed_events: entry.source.permits.events.clone(),
+            allowed_types: entry.source.permits.types.clone(),
             created_at: rfc3339(entry.source.created_at_ms),
             keys: entry
                 .keys
@@ -118,7 +205,7 @@ fn known(admin: &Admin, id: &str) -> Result<SourceView, Problem> {
         .registry()
         .picture()
         .source(id)
-        .map(SourceView::from)
+        .map(|entry| SourceView::of(admin, entry))
         .ok_or_else(|| Problem::not_found("source", id))
 }
 
@@ -138,7 +225,7 @@ pub(super) async fn list(
         .picture()
         .sources
         .iter()
-        .map(SourceView::from)
+        .map(|entry| SourceView::of(&admin, entry))
         .collect();
     Page::within(views, paging.limit, paging.cursor.as_deref(), |view| {
         &view.id
@@ -178,13 +265,41 @@ pub(super) async fn create(
         sdk_key: Secret::new(agent.sdk_key),
         filter: agent.filter,
     });
-    let (id, key) = admin
-        .registry()
-        .create_source(&actor, &body.name, body.rate, agent)
-        .await?;
+    let spec = SourceSpec {
+        name: body.name,
+        rate: body.rate,
+        permits: Permits {
+            key_rate: body.key_rate,
+            origins: body.allowed_origins,
+            events: body.allowed_events,
+            types: body.allowed_types,
+        },
+    };
+    let (id, key) = admin.registry().create_source(&actor, spec, agent).await?;
     let mut view = known(&admin, &id)?;
     view.write_key = Some(key.expose().to_owned());
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Changes a source's name and limits; its keys stay, and keep to them from the next call on.
+#[utoipa::path(
+    patch, path = "/sources/{id}", tag = "sources",
+    params(("id" = String, Path, description = "`src_…`")),
+    request_body = SourceChange,
+    responses((status = 200, body = SourceView), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    extensions(("x-minimum-role" = json!("admin")))
+)]
+pub(super) async fn change(
+    State(admin): State<Admin>,
+    Extension(actor): Extension<Actor>,
+    Path(id): Path<String>,
+    Body(body): Body<SourceChange>,
+) -> Result<Json<SourceView>, Problem> {
+    admin
+        .registry()
+        .change_source(&actor, &id, |spec| body.apply(spec))
+        .await?;
+    known(&admin, &id).map(Json)
 }
 
 /// Removes a source and its keys; what it posted is delivered all the same.

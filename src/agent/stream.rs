@@ -15,7 +15,7 @@ use crate::event::{Kind, made_message_id};
 use crate::journal::Record;
 use crate::logbook::Rejected;
 use crate::metrics as named;
-use crate::registry::Agent;
+use crate::registry::{Agent, Moment};
 
 /// Time until the head of the stream has to be there.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +58,7 @@ pub(super) struct Listener {
     gaps: Counter,
     gap_ms: Counter,
     accepted: Counter,
+    seen: Moment,
 }
 
 impl Listener {
@@ -72,6 +73,7 @@ impl Listener {
             gaps: named::agent_stream_gaps(&source),
             gap_ms: named::agent_stream_gap_ms(&source),
             accepted: named::events_accepted(&source, Kind::Decision.as_str()),
+            seen: parts.view.load().seen.of(&source),
             parts,
             source,
             agent,
@@ -194,6 +196,7 @@ impl Listener {
             event_bytes_max: EVENT_BYTES_MAX,
             make_id: &make_id,
             rules: &*self.parts.rules,
+            admits: None,
         };
         let mut records = Vec::new();
         for line in lines {
@@ -236,6 +239,7 @@ impl Listener {
             let error = match self.parts.journal.append(records.clone()).await {
                 Ok(_) => {
                     self.accepted.increment(count);
+                    self.seen.note(self.parts.clock.now_ms());
                     return;
                 }
                 Err(error) => error,

@@ -114,6 +114,20 @@ pub(super) async fn all(
             reason: None,
         });
     }
+    for entry in &picture.sources {
+        // One that never posted is not silent, but unused.
+        let Some(at_ms) = parts.registry.seen().last_ms(&entry.source.id) else {
+            continue;
+        };
+        found.push(Measure {
+            rule: Rule::SourceSilent,
+            integration: entry.source.id.clone(),
+            integration_name: entry.source.name.clone(),
+            value: seconds(now_ms - at_ms),
+            since_ms: Some(at_ms),
+            reason: None,
+        });
+    }
     Ok(found)
 }
 

@@ -38,6 +38,9 @@ use watch::{Tell, Watch};
 /// How often it is looked.
 pub const EVERY: Duration = Duration::from_secs(2);
 
+/// How often it is written down when sources last posted.
+const KEEP_SEEN_EVERY_MS: Millis = 60_000;
+
 /// How long a test waits for its answer before it says "still waiting".
 const TEST_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -219,12 +222,17 @@ async fn watch_over(
     };
     show(&watches);
     let mut traffic = Traffic::begin(&parts.journal, parts.clock.now_ms()).await;
+    let mut kept_ms = parts.clock.now_ms();
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return keep_seen(&parts).await,
             () = tokio::time::sleep(every) => {}
         }
         let now_ms = parts.clock.now_ms();
+        if now_ms - kept_ms >= KEEP_SEEN_EVERY_MS {
+            kept_ms = now_ms;
+            keep_seen(&parts).await;
+        }
         let measures = match measure::all(&parts, &mut traffic, now_ms).await {
             Ok(measures) => measures,
             Err(error) => {
@@ -242,6 +250,13 @@ async fn watch_over(
             // Nothing was stored, and the watches are as before: the next look finds the same again.
             Err(error) => tracing::warn!(%error, "alerts could not be written down; trying again"),
         }
+    }
+}
+
+/// Writes down when sources last posted.
+async fn keep_seen(parts: &Parts) {
+    if let Err(error) = parts.registry.keep_seen().await {
+        tracing::warn!(%error, "when sources last posted could not be written down");
     }
 }
 

@@ -26,10 +26,15 @@ pub(super) fn kind(tell: Tell) -> Option<&'static str> {
 
 /// The body of a notice about an alert.
 pub(super) fn body(row: &AlertRow, kind: &str, now_ms: Millis) -> String {
-    let integration = if row.integration.is_empty() {
+    let about = if row.integration.is_empty() {
         Value::Null
     } else {
         json!({ "id": row.integration, "name": row.integration_name })
+    };
+    let (integration, source) = if row.rule.is_about_source() {
+        (Value::Null, about)
+    } else {
+        (about, Value::Null)
     };
     json!({
         "type": kind,
@@ -39,6 +44,7 @@ pub(super) fn body(row: &AlertRow, kind: &str, now_ms: Millis) -> String {
             "endpoint": row.endpoint,
             "rule": row.rule,
             "integration": integration,
+            "source": source,
             "summary": row.summary,
             "reason": row.reason,
             "value": row.value,

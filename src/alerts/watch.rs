@@ -13,7 +13,7 @@ use crate::registry::alerts::{AlertSettings, Rule};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Measure {
     pub rule: Rule,
-    /// Empty: the whole gateway.
+    /// Empty: the whole gateway. Of a rule about sources, the source.
     pub integration: String,
     pub integration_name: String,
     /// In the rule's unit.
@@ -137,7 +137,7 @@ impl Watch {
         let quiet_for_ms = Millis::from(settings.resolve_after_s) * 1_000;
         self.open.retain(|(rule, integration), open| {
             let watched =
-                settings.rules.threshold(*rule).is_some() && concerns(settings, integration);
+                settings.rules.threshold(*rule).is_some() && concerns(settings, *rule, integration);
             let seen = measures.iter().any(|measure| {
                 measure.rule == *rule
                     && measure.integration == *integration
@@ -170,11 +170,12 @@ fn fires(settings: &AlertSettings, measure: &Measure) -> Option<u64> {
         Rule::IntegrationPaused => measure.value >= threshold,
         _ => measure.value > threshold,
     };
-    (passes && concerns(settings, &measure.integration)).then_some(threshold)
+    (passes && concerns(settings, measure.rule, &measure.integration)).then_some(threshold)
 }
 
-fn concerns(settings: &AlertSettings, integration: &str) -> bool {
+fn concerns(settings: &AlertSettings, rule: Rule, integration: &str) -> bool {
     integration.is_empty()
+        || rule.is_about_source()
         || settings
             .integrations
             .as_ref()
@@ -213,7 +214,10 @@ fn summary(measure: &Measure, threshold: u64) -> String {
             let reason = measure.reason.as_deref().unwrap_or("unknown");
             format!("{name} is paused: {reason}; its backlog is kept")
         }
-        Rule::DeadLetters => format!("{name} has {value} dead letters (alert above {threshold})"),
+        Rule::DeadLetters => {
+            let letters = if value == 1 { "letter" } else { "letters" };
+            format!("{name} has {value} dead {letters} (alert above {threshold})")
+        }
         Rule::OldestWaiting => {
             format!("{name}: the oldest event has waited {value} s (alert above {threshold} s)")
         }
@@ -224,6 +228,11 @@ fn summary(measure: &Measure, threshold: u64) -> String {
         }
         Rule::ZeroTraffic => {
             format!("no event was accepted for {value} s (alert above {threshold} s)")
+        }
+        Rule::SourceSilent => {
+            format!(
+                "the source {name} has posted nothing for {value} s (alert above {threshold} s)"
+            )
         }
     }
 }

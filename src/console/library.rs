@@ -164,7 +164,6 @@ async fn made(
         .cloned()
         .unwrap_or_else(|| Variant {
             variant: "default".to_owned(),
-            title: entry.title.clone(),
             about: String::new(),
             fields: Vec::new(),
         });

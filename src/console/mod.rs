@@ -7,7 +7,7 @@
 //!
 //! It does not know the journal, delivery or the vendors.
 
-mod access;
+mod alerts;
 mod api;
 mod assets;
 mod blueprint;
@@ -29,7 +29,9 @@ mod sampler;
 mod session;
 mod settings;
 mod sign_in;
+mod sources;
 mod story;
+mod tokens;
 mod views;
 
 #[cfg(test)]
@@ -197,12 +199,18 @@ fn pages() -> Router<Console> {
         .route("/rejected", get(records::rejected))
         .route("/ledger", get(records::ledger))
         .route("/audit", get(records::audit))
-        .route("/sources", get(access::sources).post(access::create_source))
-        .route("/sources/{id}/rotate", post(access::rotate_key))
-        .route("/sources/{id}/remove", post(access::remove_source))
-        .route("/sources/{id}/keys/{key}/revoke", post(access::revoke_key))
-        .route("/tokens", get(access::tokens).post(access::create_token))
-        .route("/tokens/{id}/revoke", post(access::revoke_token))
+        .route("/sources", get(sources::list).post(sources::create))
+        .route("/sources/{id}/change", post(sources::change))
+        .route("/sources/{id}/rotate", post(sources::rotate_key))
+        .route("/sources/{id}/remove", post(sources::remove))
+        .route("/sources/{id}/keys/{key}/revoke", post(sources::revoke_key))
+        .route("/alerts", get(alerts::list).post(alerts::create))
+        .route("/alerts/{name}", get(alerts::show).post(alerts::change))
+        .route("/alerts/{name}/test", post(alerts::test))
+        .route("/alerts/{name}/rotate", post(alerts::rotate))
+        .route("/alerts/{name}/remove", post(alerts::remove))
+        .route("/tokens", get(tokens::tokens).post(tokens::create_token))
+        .route("/tokens/{id}/revoke", post(tokens::revoke_token))
         .route("/settings", get(settings::page))
 }
 

@@ -142,8 +142,8 @@ fn deaf(endpoint: &AlertEndpoint) -> Option<Attention> {
                 .as_deref()
                 .unwrap_or("it answered 410: gone")
         ),
-        link: "/audit".to_owned(),
-        action: "See the audit log",
+        link: format!("/alerts/{}", super::form::segment(&endpoint.name)),
+        action: "See why",
     })
 }
 
@@ -186,7 +186,11 @@ fn needs(integration: &Integration, row: Option<&BooksRow>, now_ms: Millis) -> V
     if let Some(dead) = row.map(|row| row.dead).filter(|dead| *dead > 0) {
         found.push(Attention {
             pill: Pill::new("bad", "dead letters"),
-            what: format!("{} events for {name} were given up", count(&dead)),
+            what: if dead == 1 {
+                format!("1 event for {name} was given up")
+            } else {
+                format!("{} events for {name} were given up", count(&dead))
+            },
             detail: "They are kept and can be sent again once the cause is gone.".to_owned(),
             link: format!("/dead-letters?integration={}", integration.id),
             action: "Repair",

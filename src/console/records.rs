@@ -37,12 +37,18 @@ struct RejectedRow {
 struct LedgerPage {
     frame: Frame,
     balanced: bool,
+    by_experiment: bool,
     rows: Vec<LedgerRow>,
+    more: Option<String>,
 }
 
 struct LedgerRow {
     books: BooksRow,
     name: String,
+    /// With the ledger by experiment: what the row is of; the flag, and the experiment or rule.
+    part: Option<(String, String)>,
+    /// The first row of its integration.
+    first: bool,
     skipped: Vec<(String, u64)>,
     dead: Vec<(String, u64)>,
 }
@@ -134,15 +140,41 @@ pub(super) async fn rejected(
 pub(super) async fn ledger(
     State(console): State<Console>,
     Extension(who): Extension<Who>,
+    uri: Uri,
 ) -> Answer {
-    let books: Books = console.api().get(&who.actor, "/ledger").await?;
+    let query = Form::query(uri.query());
+    let by_experiment = query.text("by") == "experiment";
+    let by = if by_experiment { "experiment" } else { "" };
+    let path = query_of(&[("by", by), ("cursor", query.text("after"))]);
+    let books: Books = console
+        .api()
+        .get(&who.actor, &format!("/ledger{path}"))
+        .await?;
+    let more = books
+        .next_cursor
+        .map(|cursor| format!("/ledger{}", query_of(&[("by", by), ("after", &cursor)])));
+    let mut before = String::new();
     Ok(page(&LedgerPage {
         frame: Frame::new(&who, "ledger", "Ledger"),
         balanced: books.balanced,
+        by_experiment,
+        more,
         rows: books
             .data
             .into_iter()
             .map(|books| LedgerRow {
+                first: std::mem::replace(&mut before, books.integration.clone())
+                    != books.integration,
+                part: books.of.as_ref().map(|part| match part.kind.as_str() {
+                    "decisions" => (
+                        part.flag.clone().unwrap_or_default(),
+                        part.experiment
+                            .clone()
+                            .unwrap_or_else(|| "no rule".to_owned()),
+                    ),
+                    "other_decisions" => ("further flags".to_owned(), "together".to_owned()),
+                    _ => ("no decision".to_owned(), "all other events".to_owned()),
+                }),
                 name: books
                     .name
                     .clone()

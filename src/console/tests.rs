@@ -205,7 +205,11 @@ impl Site {
             .await
             .unwrap();
         let (source, _) = registry
-            .create_source(&Actor::cli(), "<script>alert(1)</script>'\"", None, None)
+            .create_source(
+                &Actor::cli(),
+                crate::registry::SourceSpec::named("<script>alert(1)</script>'\""),
+                None,
+            )
             .await
             .unwrap();
         let api = admin::router(admin::Parts {

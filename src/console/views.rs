@@ -97,7 +97,6 @@ pub(super) struct CatalogEntry {
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Variant {
     pub(super) variant: String,
-    pub(super) title: String,
     pub(super) about: String,
     pub(super) fields: Vec<Field>,
 }
@@ -144,12 +143,23 @@ pub(super) struct Trial {
 pub(super) struct Books {
     pub(super) balanced: bool,
     pub(super) data: Vec<BooksRow>,
+    pub(super) next_cursor: Option<String>,
+}
+
+/// What a row of the ledger by experiment is of.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct BooksPart {
+    pub(super) kind: String,
+    pub(super) flag: Option<String>,
+    pub(super) experiment: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct BooksRow {
     pub(super) integration: String,
     pub(super) name: Option<String>,
+    #[serde(default)]
+    pub(super) of: Option<BooksPart>,
     pub(super) accepted: u64,
     pub(super) delivered: u64,
     pub(super) skipped: u64,
@@ -299,20 +309,50 @@ pub(super) struct Replay {
     pub(super) started_at: Option<String>,
 }
 
-/// An alert that is firing.
+/// Something that is or was wrong.
 #[derive(Debug, Deserialize)]
 pub(super) struct Alert {
     pub(super) rule: String,
+    pub(super) integration: Option<String>,
+    pub(super) source: Option<String>,
+    pub(super) state: String,
     pub(super) summary: String,
+    pub(super) since: String,
+    pub(super) resolved_at: Option<String>,
+    pub(super) sent: Vec<SentNotice>,
+}
+
+/// A message to an endpoint.
+#[derive(Debug, Deserialize)]
+pub(super) struct SentNotice {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) state: String,
+    pub(super) attempts: u32,
+    pub(super) last_error: Option<String>,
+    pub(super) created_at: String,
+    pub(super) ended_at: Option<String>,
 }
 
 /// Somebody who is told of alerts.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(super) struct AlertEndpoint {
     pub(super) name: String,
+    pub(super) url: String,
+    pub(super) rules: crate::registry::alerts::Rules,
+    pub(super) integrations: Option<Vec<String>>,
+    pub(super) resolved: bool,
+    pub(super) repeat_h: u32,
+    pub(super) resolve_after_s: u32,
     pub(super) state: String,
     pub(super) last_error: Option<String>,
+    pub(super) last_sent_at: Option<String>,
+    pub(super) retry_at: Option<String>,
     pub(super) waiting: u64,
+    pub(super) secret_hint: String,
+    pub(super) old_secret_until: Option<String>,
+    #[serde(default)]
+    pub(super) secret: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -330,6 +370,11 @@ pub(super) struct Source {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) rate: Option<u32>,
+    pub(super) key_rate: Option<u32>,
+    pub(super) allowed_origins: Option<Vec<String>>,
+    pub(super) allowed_events: Option<Vec<String>>,
+    pub(super) allowed_types: Option<Vec<String>>,
+    pub(super) last_event_at: Option<String>,
     pub(super) created_at: String,
     pub(super) keys: Vec<Key>,
     #[serde(default)]

@@ -100,6 +100,10 @@ pub(super) async fn of_idle_feed(
     journal
         .settle(Settle {
             feed: feed.to_owned(),
+            unread: done
+                .iter()
+                .map(|run| (run.clone(), Outcome::Skipped, "expired".to_owned()))
+                .collect(),
             done,
             tallies: vec![Tally {
                 outcome: Outcome::Skipped,

@@ -47,11 +47,6 @@ impl Rehearsal {
         }
     }
 
-    /// Lets time go by.
-    pub fn pass(&mut self, ms: Millis) {
-        self.now_ms += ms;
-    }
-
     /// Takes records through: read, mapped, in order, cut into batches, made into requests, all taken by the vendor,
     /// and settled. Time goes by as the rates of the requests ask for.
     pub fn run(&mut self, records: &[Bytes]) -> Made {
@@ -105,7 +100,10 @@ impl Rehearsal {
             };
             self.flow.heard(job, taken, self.now_ms, 0.5);
         }
-        if let Some(settled) = self.flow.take_settle() {
+        if let Some(settled) = self.flow.take_settle(self.now_ms, false) {
+            if settled.settle.note.is_some() {
+                self.flow.note_stored();
+            }
             self.flow.marks_stored(&settled.settle.marks);
         }
     }

@@ -234,6 +234,33 @@ impl<'a> Checked<'a> {
         }
     }
 
+    /// Refuses what its source may not post.
+    pub(super) fn check_admitted(&self, with: &Acceptance<'_>) -> Result<(), Fault> {
+        let Some(admits) = with.admits else {
+            return Ok(());
+        };
+        if !admits.kind(self.kind) {
+            let message = format!(
+                "this write key may not make {} calls; add the type to its source's allowed types",
+                self.kind.as_str()
+            );
+            return Err(fault("type_not_allowed", "/type", message));
+        }
+        if self.kind != Kind::Track || !admits.names() {
+            return Ok(());
+        }
+        let name = self.get(Field::Event).and_then(Text::of);
+        let name = name.and_then(|name| name.read()).unwrap_or_default();
+        if admits.name(&name) {
+            return Ok(());
+        }
+        let name: String = name.chars().take(80).collect();
+        let message = format!(
+            "this write key may not post the event `{name}`; add the name to its source's allowed events"
+        );
+        Err(fault("event_not_allowed", "/event", message))
+    }
+
     /// The record up to and with the identity.
     pub(super) fn write_head(&self, message_id: &str, with: &Acceptance<'_>, out: &mut BytesMut) {
         let given = self.get(Field::Timestamp);

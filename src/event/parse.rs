@@ -63,6 +63,16 @@ pub struct Fault {
     pub message: String,
 }
 
+/// Says what a source may post.
+pub trait Admits {
+    /// Whether it may make calls of this kind.
+    fn kind(&self, kind: Kind) -> bool;
+    /// Whether its track calls may have this name; asked only if `names` says so.
+    fn name(&self, name: &str) -> bool;
+    /// Whether names matter.
+    fn names(&self) -> bool;
+}
+
 /// What all events of one request have in common.
 pub struct Acceptance<'a> {
     /// Id of the source that posts.
@@ -75,6 +85,8 @@ pub struct Acceptance<'a> {
     pub make_id: &'a dyn Fn() -> Uuid,
     /// What decisions are filled in from.
     pub rules: &'a dyn Rules,
+    /// What the source may post; none = everything.
+    pub admits: Option<&'a dyn Admits>,
 }
 
 /// One event, ready to be appended.
@@ -290,6 +302,7 @@ impl<'a> Body<'a> {
         if decision.is_some() {
             event.kind = Kind::Decision;
         }
+        event.check_admitted(with)?;
         Ok(self.write(item, &event, members, decision, with, out))
     }
 

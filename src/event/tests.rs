@@ -18,6 +18,7 @@ fn accept(body: &Body<'_>, index: usize, kind: Option<Kind>) -> Result<String, F
         event_bytes_max: 32 << 10,
         make_id: &|| Uuid::from_u128(7),
         rules: &super::decision::NoRules,
+        admits: None,
     };
     let accepted = body.accept(index, kind, &acceptance, &mut BytesMut::new())?;
     Ok(String::from_utf8(accepted.record.to_vec()).unwrap())

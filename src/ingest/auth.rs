@@ -15,11 +15,13 @@ use metrics::Counter;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
+use super::permit::Permit;
 use super::rate::Rate;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, Whose};
+use crate::clock::Millis;
 use crate::event::Kind;
 use crate::metrics as named;
-use crate::registry::{SharedView, Source, View};
+use crate::registry::{Moment, SharedView, Source, View};
 
 /// Header texts remembered. Only those that led to a source are, so strangers cannot fill it.
 const REMEMBERED_MAX: usize = 1_024;
@@ -31,36 +33,80 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A source, with what is kept about it between requests.
+/// A source as the holder of one of its keys, with what is kept about both between requests.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) source: Arc<Source>,
-    pub(super) rate: Option<Arc<Rate>>,
+    pub(super) permit: Arc<Permit>,
+    /// Shared by all keys of the source.
+    rate: Option<Arc<Rate>>,
+    key_rate: Option<Arc<Rate>>,
     accepted: [OnceLock<Counter>; 7],
+    seen: Moment,
 }
 
 impl Account {
-    fn new(source: Arc<Source>, before: Option<&Self>) -> Self {
-        // What was spent of an unchanged limit stays spent.
-        let kept = before
-            .and_then(|before| before.rate.clone())
-            .filter(|rate| Some(rate.per_second()) == source.rate);
-        let rate = kept.or_else(|| source.rate.map(|rate| Arc::new(Rate::new(rate))));
+    /// `sibling`: another key of the same source; `before`: any key of it until now; `key_before`: this one.
+    fn new(
+        source: Arc<Source>,
+        seen: Moment,
+        sibling: Option<&Self>,
+        before: Option<&Self>,
+        key_before: Option<&Self>,
+    ) -> Self {
         Self {
+            rate: match sibling {
+                Some(sibling) => sibling.rate.clone(),
+                None => kept(source.rate, before.and_then(|before| before.rate.as_ref())),
+            },
+            key_rate: kept(
+                source.permits.key_rate,
+                key_before.and_then(|before| before.key_rate.as_ref()),
+            ),
+            permit: match sibling {
+                Some(sibling) => Arc::clone(&sibling.permit),
+                None => Arc::new(Permit::new(&source.permits)),
+            },
             source,
-            rate,
+            seen,
             accepted: array::from_fn(|_| OnceLock::new()),
         }
     }
 
+    /// Takes the allowance for `events` events, of the key and of the source.
+    pub(super) fn take(&self, events: usize, now_ms: Millis) -> Result<(), Refusal> {
+        let take = |rate: &Option<Arc<Rate>>, whose| match rate {
+            Some(rate) => rate.take(events, now_ms).map_err(|wait_ms| Refusal::Rate {
+                whose,
+                per_second: rate.per_second(),
+                wait_ms,
+            }),
+            None => Ok(()),
+        };
+        take(&self.key_rate, Whose::Key)?;
+        take(&self.rate, Whose::Source).inspect_err(|_| {
+            if let Some(rate) = &self.key_rate {
+                rate.give_back(events);
+            }
+        })
+    }
+
     /// Counts accepted events of a kind.
-    pub(super) fn accepted(&self, kind: Kind, events: u64) {
+    pub(super) fn accepted(&self, kind: Kind, events: u64, now_ms: Millis) {
+        self.seen.note(now_ms);
         if let Some(counter) = self.accepted.get(kind as usize) {
             counter
                 .get_or_init(|| named::events_accepted(&self.source.id, kind.as_str()))
                 .increment(events);
         }
     }
+}
+
+/// A limit of this rate: the one there is while it is the same, so that what was spent stays spent.
+fn kept(per_second: Option<u32>, before: Option<&Arc<Rate>>) -> Option<Arc<Rate>> {
+    let per_second = per_second?;
+    let same = before.filter(|rate| rate.per_second() == per_second);
+    Some(same.map_or_else(|| Arc::new(Rate::new(per_second)), Arc::clone))
 }
 
 /// Knows who may post.
@@ -74,7 +120,8 @@ pub(super) struct Keys {
 #[derive(Debug, Default, Clone)]
 struct Known {
     view: Arc<View>,
-    accounts: HashMap<String, Arc<Account>>,
+    /// By SHA-256 of the key.
+    accounts: HashMap<[u8; 32], Arc<Account>>,
     by_text: HashMap<Box<[u8]>, Arc<Account>>,
 }
 
@@ -123,6 +170,18 @@ impl Keys {
         }
     }
 
+    /// Whether the keys of any source may be used by pages of this origin. True also while there is no source: then the
+    /// key is what is wrong.
+    pub(super) fn any_takes_origin(&self, origin: &str) -> bool {
+        let known = self.current();
+        let mut enabled = known
+            .accounts
+            .values()
+            .filter(|account| account.source.enabled)
+            .peekable();
+        enabled.peek().is_none() || enabled.any(|account| account.permit.has_origin(origin))
+    }
+
     fn remembered(&self, text: &[u8]) -> Option<Arc<Account>> {
         let known = self.known.load();
         if !Arc::ptr_eq(&known.view, &self.view.load()) {
@@ -146,12 +205,27 @@ impl Keys {
         if Arc::ptr_eq(&known.view, &view) {
             return known;
         }
-        let mut accounts: HashMap<String, Arc<Account>> = HashMap::new();
-        for source in view.sources_by_key.values() {
-            accounts.entry(source.id.clone()).or_insert_with(|| {
-                let before = known.accounts.get(&source.id).map(Arc::as_ref);
-                Arc::new(Account::new(Arc::clone(source), before))
-            });
+        let mut accounts: HashMap<[u8; 32], Arc<Account>> = HashMap::new();
+        let mut first: HashMap<&str, Arc<Account>> = HashMap::new();
+        for (key, source) in &view.sources_by_key {
+            let sibling = first.get(source.id.as_str()).map(Arc::as_ref);
+            // What the source has spent stays spent whichever of its keys is looked at first.
+            let before = known
+                .accounts
+                .values()
+                .find(|before| before.source.id == source.id);
+            let key_before = known.accounts.get(key);
+            let account = Arc::new(Account::new(
+                Arc::clone(source),
+                view.seen.of(&source.id),
+                sibling,
+                before.map(Arc::as_ref),
+                key_before.map(Arc::as_ref),
+            ));
+            first
+                .entry(source.id.as_str())
+                .or_insert_with(|| Arc::clone(&account));
+            accounts.insert(*key, account);
         }
         let fresh = Arc::new(Known {
             view,
@@ -172,8 +246,7 @@ impl Keys {
             .flatten()
             .find_map(|key| {
                 let hash: [u8; 32] = Sha256::digest(key.as_bytes()).into();
-                let source = known.view.sources_by_key.get(&hash)?;
-                known.accounts.get(&source.id).cloned()
+                known.accounts.get(&hash).cloned()
             })
     }
 

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
@@ -31,6 +32,8 @@ pub(super) enum Shape {
 /// A request's events, sorted into those to append and those refused.
 struct Sorted {
     account: Arc<Account>,
+    /// Of the page that posts, when only some may.
+    origin: Option<HeaderValue>,
     records: Vec<Record>,
     kinds: [u64; 7],
     refused: Vec<Refused>,
@@ -71,11 +74,12 @@ impl<B: Backend> Gate<B> {
         let body = self.held.read(&parts.headers, body, &self.limits).await?;
         let Sorted {
             account,
+            origin,
             records,
             kinds,
             refused,
             now_ms,
-        } = self.sort(shape, account, &body)?;
+        } = self.sort(shape, account, &parts.headers, &body)?;
         drop(body);
         let accepted = records.len();
         if accepted > 0 {
@@ -83,10 +87,13 @@ impl<B: Backend> Gate<B> {
         }
         for (kind, events) in KINDS.into_iter().zip(kinds) {
             if events > 0 {
-                account.accepted(kind, events);
+                account.accepted(kind, events, now_ms);
             }
         }
-        let answer = answer(accepted, &refused);
+        let mut answer = answer(accepted, &refused);
+        if let Some(origin) = origin {
+            super::for_origin(&mut answer, origin);
+        }
         for refused in refused {
             self.log(&account, refused, now_ms);
         }
@@ -97,6 +104,7 @@ impl<B: Backend> Gate<B> {
         &self,
         shape: Shape,
         account: Option<Arc<Account>>,
+        headers: &HeaderMap,
         body: &[u8],
     ) -> Result<Sorted, Refusal> {
         let text =
@@ -112,14 +120,10 @@ impl<B: Backend> Gate<B> {
             None => self.keys.of_body(events.write_key().as_deref())?,
         };
         let now_ms = self.clock.now_ms();
-        if let Some(rate) = &account.rate {
-            rate.take(events.len(), now_ms)
-                .map_err(|wait_ms| Refusal::Rate {
-                    per_second: rate.per_second(),
-                    wait_ms,
-                })?;
-        }
+        let origin = self.page(&account, headers, now_ms)?;
+        account.take(events.len(), now_ms)?;
         let mut sorted = Sorted {
+            origin,
             records: Vec::with_capacity(events.len()),
             kinds: [0; 7],
             refused: Vec::new(),
@@ -133,6 +137,7 @@ impl<B: Backend> Gate<B> {
             event_bytes_max: self.limits.event_bytes_max,
             make_id: &make_id,
             rules: &*self.rules,
+            admits: sorted.account.permit.admits(),
         };
         // One buffer for the whole request; each record is a slice of it.
         let mut buffer = BytesMut::with_capacity(text.len() + events.len() * 320);
@@ -162,6 +167,28 @@ impl<B: Backend> Gate<B> {
             }
         }
         Ok(sorted)
+    }
+
+    /// Whether the page that posts may use this key; one that may not is shown among the rejected events. For a listed
+    /// page, its origin.
+    pub(super) fn page(
+        &self,
+        account: &Account,
+        headers: &HeaderMap,
+        now_ms: Millis,
+    ) -> Result<Option<HeaderValue>, Refusal> {
+        account.permit.page(headers).inspect_err(|refusal| {
+            let source = &account.source.id;
+            metrics::events_rejected(source, refusal.code()).increment(1);
+            self.backend.rejected(Rejected {
+                at_ms: now_ms,
+                source: source.clone(),
+                index: 0,
+                code: refusal.code(),
+                message: refusal.to_string(),
+                body: Bytes::new(),
+            });
+        })
     }
 
     /// A message id for an event that came without one.

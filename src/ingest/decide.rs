@@ -67,18 +67,20 @@ impl<B: Backend> Gate<B> {
             Some(account) => account,
             None => self.keys.of_body(write_key.as_deref())?,
         };
+        let now_ms = self.clock.now_ms();
+        let origin = self.page(&account, &parts.headers, now_ms)?;
+        if account
+            .permit
+            .admits()
+            .is_some_and(|admits| !admits.kind(Kind::Decision))
+        {
+            return Err(Refusal::Type(Kind::Decision.as_str()));
+        }
         let ask = Ask::read(parts, text, &self.limits)?;
         drop(body);
         let known = self.datafiles(&ask)?;
         let keys = ask.flag_keys(&known);
-        let now_ms = self.clock.now_ms();
-        if let Some(rate) = &account.rate {
-            rate.take(keys.len(), now_ms)
-                .map_err(|wait_ms| Refusal::Rate {
-                    per_second: rate.per_second(),
-                    wait_ms,
-                })?;
-        }
+        account.take(keys.len(), now_ms)?;
         let (segments, trouble) = self.segments_of(&ask, &known).await;
         let (answer, records) = {
             let decisions = decisions(&ask, &known, &keys, &segments);
@@ -88,9 +90,13 @@ impl<B: Backend> Gate<B> {
         let recorded = records.len() as u64;
         if recorded > 0 {
             self.backend.append(records).await?;
-            account.accepted(Kind::Decision, recorded);
+            account.accepted(Kind::Decision, recorded, now_ms);
         }
-        Ok(super::json(answer.to_string()))
+        let mut answer = super::json(answer.to_string());
+        if let Some(origin) = origin {
+            super::for_origin(&mut answer, origin);
+        }
+        Ok(answer)
     }
 
     /// The datafiles that may be asked, in the order they are.

@@ -31,6 +31,7 @@ mod body;
 mod calls;
 mod decide;
 mod meter;
+mod permit;
 mod rate;
 mod refusal;
 mod route;
@@ -226,7 +227,10 @@ async fn handle<B: Backend>(Shared(gate): Shared<Arc<Gate<B>>>, request: Request
         Err(_) => gate.refuse(&Refusal::Panicked),
     };
     let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
+    // Answers of a source with a list of origins name the origin, or nobody.
+    if !headers.contains_key(header::VARY) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
+    }
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     gate.meters
         .answered(&route, response.status(), started.elapsed());
@@ -246,7 +250,7 @@ impl<B: Backend> Gate<B> {
     ) -> Result<Response, Refusal> {
         let allowed = route.method().ok_or(Refusal::NoSuchRoute)?;
         if parts.method == Method::OPTIONS {
-            return Ok(preflight());
+            return self.preflight(&parts.headers);
         }
         if parts.method != allowed {
             return Err(Refusal::Method(allowed));
@@ -269,6 +273,18 @@ impl<B: Backend> Gate<B> {
         }
     }
 
+    /// A browser asks without the key. An origin that no source takes is told so at once; with any other the call itself
+    /// is judged by its key.
+    fn preflight(&self, headers: &HeaderMap) -> Result<Response, Refusal> {
+        if let Some(origin) = headers.get(header::ORIGIN) {
+            let origin = String::from_utf8_lossy(origin.as_bytes());
+            if !self.keys.any_takes_origin(&origin) {
+                return Err(Refusal::Origin(permit::shown(&origin)));
+            }
+        }
+        Ok(preflight())
+    }
+
     fn refuse(&self, refusal: &Refusal) -> Response {
         refusal.response((self.random)())
     }
@@ -276,6 +292,13 @@ impl<B: Backend> Gate<B> {
     fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
+}
+
+/// Names the one origin that may read an answer.
+fn for_origin(response: &mut Response, origin: HeaderValue) {
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::VARY, HeaderValue::from_static("origin"));
 }
 
 /// The answer to a browser's question whether it may call; SDKs ask before every call, because they send

@@ -1,4 +1,4 @@
-//! A source's rate limit: so many events a second in the mean, with a second's worth at once.
+//! A rate limit, of a source or of one of its keys: so many events a second in the mean, with a second's worth at once.
 //!
 //! A request is let in while any allowance is left, and then pays for all its events, into debt if need
 //! be. So a batch larger than a second's allowance gets in like any other request, and the mean still
@@ -11,7 +11,7 @@ use crate::clock::Millis;
 /// How much may be spent at once, in time.
 const WINDOW_US: i64 = 1_000_000;
 
-/// The limit of one source; shared by all its keys. Lock-free.
+/// One limit. Lock-free.
 #[derive(Debug)]
 pub(super) struct Rate {
     per_second: u32,
@@ -33,13 +33,24 @@ impl Rate {
         self.per_second
     }
 
+    /// Gives back what was taken for events that are not let in after all.
+    pub(super) fn give_back(&self, events: usize) {
+        self.spent_until_us
+            .fetch_sub(self.price_us(events), Ordering::Relaxed);
+    }
+
+    /// How long `events` events use the allowance up, in microseconds.
+    fn price_us(&self, events: usize) -> i64 {
+        i64::try_from(events)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000)
+            / i64::from(self.per_second)
+    }
+
     /// Takes the allowance for `events` events, or says how long to wait, in milliseconds.
     pub(super) fn take(&self, events: usize, now_ms: Millis) -> Result<(), Millis> {
         let now_us = now_ms.saturating_mul(1_000);
-        let price_us = i64::try_from(events)
-            .unwrap_or(i64::MAX)
-            .saturating_mul(1_000_000)
-            / i64::from(self.per_second);
+        let price_us = self.price_us(events);
         let mut spent = self.spent_until_us.load(Ordering::Relaxed);
         loop {
             let wait_us = spent.saturating_sub(now_us.saturating_add(WINDOW_US)) + 1;

@@ -29,6 +29,12 @@ pub(super) enum Refusal {
     UnknownKey,
     #[error("the source of this write key is switched off")]
     SourceOff,
+    #[error(
+        "`{0}` is not among the web origins this write key may be used from; add it to its source's allowed origins"
+    )]
+    Origin(String),
+    #[error("this write key may not make {0} calls; add the type to its source's allowed types")]
+    Type(&'static str),
     #[error("the body has more than {0} bytes; send fewer events at once")]
     BodyTooLarge(usize),
     #[error("the body unpacks to more than {0} bytes; send fewer events at once")]
@@ -55,8 +61,12 @@ pub(super) enum Refusal {
     NoIntegration,
     #[error("too much is waiting here; try again in a moment")]
     Busy,
-    #[error("this source may post {per_second} events a second")]
-    Rate { per_second: u32, wait_ms: Millis },
+    #[error("this {whose} may post {per_second} events a second")]
+    Rate {
+        whose: Whose,
+        per_second: u32,
+        wait_ms: Millis,
+    },
     #[error("the disk is nearly full; try again later")]
     Full,
     #[error("the store cannot write; nothing is accepted until it is restarted")]
@@ -77,6 +87,33 @@ pub(super) enum Refusal {
     NotYet,
     #[error("something went wrong here; the call was not accepted")]
     Panicked,
+}
+
+/// Whose rate is spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// That of all the source's keys together.
+    Source,
+    /// That of the key alone.
+    Key,
+}
+
+impl Whose {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Key => "key",
+        }
+    }
+}
+
+impl std::fmt::Display for Whose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Key => "write key",
+        })
+    }
 }
 
 fn within(place: &Place) -> String {
@@ -117,6 +154,8 @@ impl Refusal {
             Self::MissingKey => (S::UNAUTHORIZED, "missing_write_key", None),
             Self::UnknownKey => (S::UNAUTHORIZED, "unknown_write_key", None),
             Self::SourceOff => (S::UNAUTHORIZED, "source_disabled", None),
+            Self::Origin(_) => (S::FORBIDDEN, "origin_not_allowed", None),
+            Self::Type(_) => (S::FORBIDDEN, "type_not_allowed", None),
             Self::BodyTooLarge(_) => (S::PAYLOAD_TOO_LARGE, "body_too_large", None),
             Self::UnpacksTooLarge(_) => (S::PAYLOAD_TOO_LARGE, "body_too_large", None),
             Self::BodyTimeout => (S::REQUEST_TIMEOUT, "body_timeout", None),
@@ -142,6 +181,11 @@ impl Refusal {
             Self::NotYet => (S::NOT_IMPLEMENTED, "not_available_yet", None),
             Self::Panicked => (S::INTERNAL_SERVER_ERROR, "internal", None),
         }
+    }
+
+    /// The stable code.
+    pub(super) fn code(&self) -> &'static str {
+        self.row().1
     }
 
     /// Shortest and longest wait asked for, in seconds; the wait is drawn between them so that clients
@@ -210,14 +254,17 @@ impl Refusal {
             Self::MissingKey | Self::UnknownKey | Self::SourceOff => {
                 put(header::WWW_AUTHENTICATE, "Bearer realm=\"aqueduct\"");
             }
+            // Nobody there may read it; for everybody else it says why.
+            Self::Origin(_) => put(header::VARY, "origin"),
             Self::Rate {
+                whose,
                 per_second,
                 wait_ms,
             } => {
                 let seconds = wait_ms.saturating_add(999) / 1_000;
-                let policy = format!("\"source\";q={per_second};w=1");
+                let policy = format!("\"{}\";q={per_second};w=1", whose.label());
                 put(HeaderName::from_static("ratelimit-policy"), &policy);
-                let state = format!("\"source\";r=0;t={seconds}");
+                let state = format!("\"{}\";r=0;t={seconds}", whose.label());
                 put(HeaderName::from_static("ratelimit"), &state);
             }
             _ => {}

@@ -10,7 +10,7 @@ mod plan;
 mod queue;
 mod room;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::dedup::Dedup;
 use super::store::{Block, Change, Seen, Store, StoreError, TrimRule};
 use super::{AppendError, Appended, JournalError, Options, Record, Seq, Settle};
 use crate::clock::{Millis, SharedClock};
+use crate::journal::labels::LabelChange;
 use crate::metrics as meters;
 use queue::{AppendReply, SettleReply};
 use room::Shortage;
@@ -184,6 +185,7 @@ impl Committer {
             );
         }
         change.aside = std::mem::take(&mut plan.aside);
+        change.labels.tallies = std::mem::take(&mut plan.labels.tallies);
         change.feeds = plan.feeds.values().cloned().collect();
         match self.write(&change) {
             Ok(()) => {
@@ -248,6 +250,7 @@ impl Committer {
         };
         let mut duplicates = duplicates_before;
         let mut ids = Vec::new();
+        let mut in_block = BTreeMap::new();
         let builder = &mut self.builder;
         let mut seal = |builder: &mut Builder, next: Seq| {
             let n = builder.len() as u64;
@@ -274,15 +277,30 @@ impl Committer {
             };
             for record in records {
                 let fingerprint = record.fingerprint.max(1);
+                let label = label_of(&self.shared, &record.bytes, &change.labels);
                 if !self.dedup.insert(fingerprint, next, now_ms) {
                     answer.duplicates += 1;
+                    if let Some(label) = label {
+                        change.labels.counts.entry(label).or_default().repeats += 1;
+                    }
                     continue;
                 }
                 if !builder.is_empty()
                     && (builder.len() >= records_max
                         || builder.raw_len() + record.bytes.len() > bytes_max)
                 {
+                    let first = next - builder.len() as u64;
+                    change.labels.block(first, &mut in_block);
                     seal(builder, next);
+                }
+                if let Some(label) = label {
+                    change
+                        .labels
+                        .counts
+                        .entry(label.clone())
+                        .or_default()
+                        .records += 1;
+                    *in_block.entry(label).or_default() += 1;
                 }
                 builder.push(&record.bytes);
                 ids.push(fingerprint);
@@ -293,6 +311,8 @@ impl Committer {
             answers.push(answer);
         }
         if !builder.is_empty() {
+            let first = next - builder.len() as u64;
+            change.labels.block(first, &mut in_block);
             seal(builder, next);
         }
         for block in &mut change.blocks {
@@ -300,6 +320,15 @@ impl Committer {
         }
         change.duplicates = (duplicates != duplicates_before).then_some(duplicates);
         change.seen = self.remember(begin, ids, now_ms);
+    }
+
+    /// Tells the label a stored record was counted under.
+    pub(super) fn labeller(&self) -> impl Fn(&[u8]) -> Option<String> + use<> {
+        let shared = Arc::clone(&self.shared);
+        move |record| {
+            let label = (shared.options.label)(record)?;
+            Some(shared.books.lock().labels.known_as(&label))
+        }
     }
 
     /// Rows of fingerprints to write: the one being filled grows until it is long enough.
@@ -336,6 +365,7 @@ impl Committer {
             for feed in &change.feeds {
                 books.feeds.insert(feed.id.clone(), feed.clone());
             }
+            books.labels.apply(&change.labels);
             books.next
         };
         if !fresh.is_empty() {
@@ -347,7 +377,8 @@ impl Committer {
     /// Records moved between dead letters and parked by a replay (`by` = -1) or its end (1).
     pub(super) fn moved(&mut self, moved: &super::store::Moved, by: i64) {
         let mut books = self.shared.books.lock();
-        for ((feed, reason), n) in moved {
+        books.labels.apply(&moved.labels);
+        for ((feed, reason), n) in &moved.reasons {
             if let Some(state) = books.feeds.get_mut(feed) {
                 state.move_dead(reason, by * n.cast_signed());
             }
@@ -489,6 +520,13 @@ impl Committer {
         meters::journal_damaged_blocks().set(damaged as f64);
         meters::dedup_window_seconds().set(window_ms as f64 / 1000.0);
     }
+}
+
+/// The label a record to append is counted under.
+fn label_of(shared: &Shared, record: &[u8], change: &LabelChange) -> Option<String> {
+    let label = (shared.options.label)(record)?;
+    let books = shared.books.lock();
+    Some(books.labels.counted_as(label, &change.counts))
 }
 
 /// Fills the table from what is stored beside the blocks.

@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 
+use labels::LabelChange;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
@@ -29,12 +30,15 @@ mod committer;
 mod dedup;
 pub mod feed;
 pub mod inspect;
+mod labelled;
+pub mod labels;
 mod reader;
 pub mod store;
 #[cfg(test)]
 mod tests;
 mod types;
 
+pub use labels::{LabelLedger, LabelTally};
 pub use types::{
     AppendError, Appended, Chunk, DeadFilter, DeadLetter, Entry, Feed, FeedStart, Health,
     JournalError, Ledger, Mark, Options, Outcome, Parked, Record, ReplayProgress, Seq, Settle,
@@ -110,6 +114,7 @@ impl Journal {
                 .into_iter()
                 .map(|feed| (feed.id.clone(), feed))
                 .collect(),
+            labels: loaded.labels,
         };
         let handle = Handle {
             shared: Arc::new(Shared::new(options, books, health)),
@@ -194,14 +199,23 @@ impl Journal {
     /// It could not be made durable.
     pub async fn open_feed(&self, feed: &str, start: FeedStart) -> Result<Feed, JournalError> {
         let id = feed.to_owned();
+        let earlier = match start {
+            FeedStart::At(seq) if self.state(feed).is_err() => self.counts_at(seq).await?,
+            FeedStart::At(_) | FeedStart::Now => None,
+        };
         self.control(move |committer| {
-            let (next, duplicates) = {
+            let (next, duplicates, mut counts) = {
                 let books = committer.shared.books.lock();
                 if let Some(known) = books.feeds.get(&id) {
                     return Ok(known.public());
                 }
-                (books.next, books.duplicates)
+                (books.next, books.duplicates, books.labels.counts.clone())
             };
+            if let Some(earlier) = earlier {
+                for (label, count) in &mut counts {
+                    count.records = earlier.get(label).map_or(0, |count| count.records);
+                }
+            }
             let start = match start {
                 FeedStart::Now => next,
                 FeedStart::At(seq) => seq.max(committer.store.load()?.first).min(next),
@@ -213,12 +227,19 @@ impl Journal {
                 duplicates_at_start: duplicates,
                 ..FeedState::default()
             };
-            committer.write(&Change {
+            let labels = LabelChange {
+                starts: vec![(state.id.clone(), counts)],
+                ..LabelChange::default()
+            };
+            let change = Change {
                 feeds: vec![state.clone()],
+                labels,
                 ..Change::default()
-            })?;
+            };
+            committer.write(&change)?;
             let feed = state.public();
             let mut books = committer.shared.books.lock();
+            books.labels.apply(&change.labels);
             books.feeds.insert(state.id.clone(), state);
             Ok(feed)
         })
@@ -233,7 +254,9 @@ impl Journal {
         let id = feed.to_owned();
         self.control(move |committer| {
             committer.store.remove_feed(&id)?;
-            committer.shared.books.lock().feeds.remove(&id);
+            let mut books = committer.shared.books.lock();
+            books.feeds.remove(&id);
+            books.labels.feeds.remove(&id);
             Ok(())
         })
         .await
@@ -243,7 +266,18 @@ impl Journal {
     ///
     /// # Errors
     /// Nothing was changed.
-    pub async fn settle(&self, settle: Settle) -> Result<(), JournalError> {
+    pub async fn settle(&self, mut settle: Settle) -> Result<(), JournalError> {
+        for (run, outcome, reason) in std::mem::take(&mut settle.unread) {
+            for (label, n) in self.labels_in(run).await? {
+                let reason = reason.clone();
+                let tally = LabelTally {
+                    label,
+                    outcome,
+                    reason,
+                };
+                *settle.labelled.entry(tally).or_default() += n;
+            }
+        }
         let (reply, answer) = oneshot::channel();
         let shared = &self.handle.shared;
         shared.send(Command::Settle(Box::new(settle), reply))?;
@@ -363,9 +397,10 @@ impl Journal {
                         REPLAY_STEP,
                         start_ms,
                         &due,
+                        &committer.labeller(),
                     )?;
                     committer.moved(&moved, -1);
-                    Ok(moved.values().sum::<u64>())
+                    Ok(moved.reasons.values().sum::<u64>())
                 })
                 .await?;
             total += moved;
@@ -401,9 +436,10 @@ impl Journal {
             let replay = replay.to_owned();
             let moved = self
                 .control(move |committer| {
-                    let moved = committer.store.cancel(&replay, REPLAY_STEP)?;
+                    let label = committer.labeller();
+                    let moved = committer.store.cancel(&replay, REPLAY_STEP, &label)?;
                     committer.moved(&moved, 1);
-                    Ok(moved.values().sum::<u64>())
+                    Ok(moved.reasons.values().sum::<u64>())
                 })
                 .await?;
             total += moved;
@@ -425,6 +461,25 @@ impl Journal {
             .values()
             .filter(|feed| !is_own(&feed.id))
             .map(|feed| feed.ledger(books.next, books.duplicates))
+            .collect())
+    }
+
+    /// The books of every integration by label, all as of one moment.
+    ///
+    /// # Errors
+    /// None so far.
+    #[expect(clippy::unused_async, reason = "an engine elsewhere will have to ask")]
+    pub async fn ledger_by_label(&self) -> Result<Vec<LabelLedger>, JournalError> {
+        let books = self.handle.shared.books.lock();
+        Ok(books
+            .feeds
+            .values()
+            .filter(|feed| !is_own(&feed.id))
+            .flat_map(|feed| {
+                books
+                    .labels
+                    .ledger(feed.ledger(books.next, books.duplicates))
+            })
             .collect())
     }
 

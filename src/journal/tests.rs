@@ -530,12 +530,18 @@ impl store::Store for Faulty {
         limit: usize,
         now_ms: Millis,
         due_ms: &dyn Fn(u64) -> Millis,
+        label: store::LabelOf<'_>,
     ) -> Result<store::Moved, StoreError> {
         self.inner
-            .replay(replay, filter, up_to_id, limit, now_ms, due_ms)
+            .replay(replay, filter, up_to_id, limit, now_ms, due_ms, label)
     }
-    fn cancel(&mut self, replay: &str, limit: usize) -> Result<store::Moved, StoreError> {
-        self.inner.cancel(replay, limit)
+    fn cancel(
+        &mut self,
+        replay: &str,
+        limit: usize,
+        label: store::LabelOf<'_>,
+    ) -> Result<store::Moved, StoreError> {
+        self.inner.cancel(replay, limit, label)
     }
     fn set_aside(&mut self, block: &Block, now_ms: Millis) -> Result<bool, StoreError> {
         self.inner.set_aside(block, now_ms)
@@ -687,4 +693,52 @@ async fn more_than_the_queue_takes_is_turned_away() {
     let stored: u64 = answers.iter().flatten().map(|one| one.stored).sum();
     assert!(busy > 0 && stored > 0 && stored == 3 * (40 - busy as u64));
     assert_eq!(all(&journal, 0).await.0.len() as u64, stored);
+}
+
+#[tokio::test]
+async fn books_by_label_begin_where_the_feed_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let label = |record: &[u8]| Some(format!("l{}", record[6] % 2));
+    let small = Options {
+        block_records_max: 3,
+        label,
+        ..options()
+    };
+    let journal = open_at(dir.path(), small.clone(), &ManualClock::at(T0));
+    journal.append(records(0..8)).await.unwrap();
+    journal.open_feed("late", FeedStart::Now).await.unwrap();
+    // From the middle of a block on: 4, 5, 6, 7.
+    journal
+        .open_feed("earlier", FeedStart::At(4))
+        .await
+        .unwrap();
+    journal.append(records(6..10)).await.unwrap();
+    let rows = |rows: Vec<LabelLedger>| -> Vec<(String, Option<String>, u64, u64)> {
+        rows.into_iter()
+            .inspect(|row| assert!(row.balanced, "{row:?}"))
+            .filter(|row| row.books.accepted > 0)
+            .map(|row| {
+                (
+                    row.books.feed,
+                    row.label,
+                    row.books.accepted,
+                    row.books.deduplicated,
+                )
+            })
+            .collect()
+    };
+    let found = rows(journal.ledger_by_label().await.unwrap());
+    let row = |feed: &str, label: &str, accepted, repeats| {
+        (feed.to_owned(), Some(label.to_owned()), accepted, repeats)
+    };
+    let expected = [
+        row("earlier", "l0", 4, 1),
+        row("earlier", "l1", 4, 1),
+        row("late", "l0", 2, 1),
+        row("late", "l1", 2, 1),
+    ];
+    assert_eq!(found, expected);
+    journal.close().await;
+    let journal = open_at(dir.path(), small, &ManualClock::at(T0));
+    assert_eq!(rows(journal.ledger_by_label().await.unwrap()), expected);
 }

@@ -1,10 +1,12 @@
 //! The journal's vocabulary: what goes in, what comes out, and why something was refused.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::labels::{self, LabelTally, Labeller};
 use crate::clock::Millis;
 
 /// Number of a record: gapless, counted from 0, never reused.
@@ -192,6 +194,10 @@ pub struct Settle {
     pub parts: Vec<(Seq, u64)>,
     /// What the feed's reader wants to find again when it begins anew; replaces what was kept.
     pub note: Option<Bytes>,
+    /// Of `tallies`, those of records with a label.
+    pub labelled: BTreeMap<LabelTally, u64>,
+    /// Runs of `done` whose records nobody has looked at, with the tally they are in: the journal looks their labels up.
+    pub unread: Vec<(Range<Seq>, Outcome, String)>,
 }
 
 /// Where a new feed begins.
@@ -330,6 +336,8 @@ pub struct Options {
     pub retain_bytes: u64,
     /// Appends stop when less than this is free on the disk.
     pub free_bytes_min: u64,
+    /// Reads the label records are also counted by.
+    pub label: Labeller,
 }
 
 impl Default for Options {
@@ -344,6 +352,7 @@ impl Default for Options {
             retain_ms: 3_600_000,
             retain_bytes: 512 << 20,
             free_bytes_min: 256 << 20,
+            label: labels::unlabelled,
         }
     }
 }

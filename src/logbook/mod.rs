@@ -307,6 +307,15 @@ impl Logbook {
             .await
     }
 
+    /// Several attempts with their bodies, in the order asked for; those not kept any more are left out.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn attempts_by_id(&self, ids: Vec<i64>) -> Result<Vec<AttemptRow>, LogbookError> {
+        self.query(move |connection| query::whole(connection, &ids))
+            .await
+    }
+
     /// Events refused at the door, newest first.
     ///
     /// # Errors

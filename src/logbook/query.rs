@@ -139,7 +139,6 @@ pub(super) fn attempts(
     let mut wanted = Wanted::default();
     wanted.and("integration = ?", filter.integration.clone());
     wanted.and("verdict = ?", filter.verdict.clone());
-    wanted.and("at_ms >= ?", filter.since_ms);
     wanted.and("id < ?", before_id);
     if let Some(seq) = filter.seq {
         wanted.and_enclosing(i64::try_from(seq).unwrap_or(i64::MAX));
@@ -154,6 +153,11 @@ pub(super) fn attempts(
         && let Some(row) = rows.next()?
     {
         let attempt = read_attempt(row)?;
+        match since(filter.since_ms, attempt.at_ms) {
+            Since::Within => {}
+            Since::Before => continue,
+            Since::LongBefore => break,
+        }
         // First and last enclose it; the runs say whether it was really in.
         let holds = filter.seq.is_none_or(|seq| {
             let within = |run: &(u64, u64)| (run.0..=run.1).contains(&seq);
@@ -164,6 +168,30 @@ pub(super) fn attempts(
         }
     }
     Ok(found)
+}
+
+/// Where a row stands to the time asked for.
+enum Since {
+    Within,
+    Before,
+    LongBefore,
+}
+
+/// Rows are numbered in the order they were written, which is that of their times but for how long a request takes: far
+/// enough behind, none can be younger, and nothing further need be looked at.
+fn since(wanted_ms: Option<Millis>, at_ms: Millis) -> Since {
+    const SLACK_MS: Millis = 3_600_000;
+    match wanted_ms {
+        Some(wanted_ms) if at_ms < wanted_ms.saturating_sub(SLACK_MS) => Since::LongBefore,
+        Some(wanted_ms) if at_ms < wanted_ms => Since::Before,
+        _ => Since::Within,
+    }
+}
+
+/// Several attempts by id, with their bodies; those not kept any more are left out.
+pub(super) fn whole(connection: &Connection, ids: &[i64]) -> rusqlite::Result<Vec<AttemptRow>> {
+    let found = ids.iter().map(|id| attempt(connection, *id).transpose());
+    found.flatten().collect()
 }
 
 pub(super) fn attempt(connection: &Connection, id: i64) -> rusqlite::Result<Option<AttemptRow>> {
@@ -191,26 +219,32 @@ pub(super) fn rejections(
     let mut wanted = Wanted::default();
     wanted.and("source = ?", filter.source.clone());
     wanted.and("code = ?", filter.code.clone());
-    wanted.and("at_ms >= ?", filter.since_ms);
     wanted.and("id < ?", before_id);
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = connection.prepare_cached(&format!(
-        "select id, at_ms, source, place, code, message, body from rejected where {} order by id desc limit {limit}",
+        "select id, at_ms, source, place, code, message, body from rejected where {} order by id desc",
         wanted.text()
     ))?;
-    statement
-        .query_map(params_from_iter(wanted.arguments), |row| {
-            Ok(RejectedRow {
+    let mut rows = statement.query(params_from_iter(wanted.arguments))?;
+    let mut found = Vec::new();
+    while found.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        let at_ms = row.get(1)?;
+        match since(filter.since_ms, at_ms) {
+            Since::Within => found.push(RejectedRow {
                 id: row.get(0)?,
-                at_ms: row.get(1)?,
+                at_ms,
                 source: row.get(2)?,
                 index: row.get(3)?,
                 code: row.get(4)?,
                 message: row.get(5)?,
                 body: row.get(6)?,
-            })
-        })?
-        .collect()
+            }),
+            Since::Before => {}
+            Since::LongBefore => break,
+        }
+    }
+    Ok(found)
 }
 
 /// Why, and when, a record was skipped; the latest, when more than once.

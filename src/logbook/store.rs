@@ -188,7 +188,15 @@ impl Store {
         mut bytes: u64,
         bytes_max: u64,
     ) -> rusqlite::Result<u64> {
-        bytes = bytes.saturating_sub(self.remove(table, "at_ms < ?1", oldest_ms)?);
+        // In order of their numbers, which is nearly that of their times: no index by time is needed, and no scan.
+        let old = format!("id in (select id from {table} order by id limit 256) and at_ms < ?1");
+        loop {
+            let freed = self.remove(table, &old, oldest_ms)?;
+            bytes = bytes.saturating_sub(freed);
+            if freed == 0 {
+                break;
+            }
+        }
         while bytes > bytes_max {
             let oldest = format!("id in (select id from {table} order by id limit ?1)");
             let freed = self.remove(table, &oldest, 16)?;

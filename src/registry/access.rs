@@ -10,6 +10,7 @@ use super::agents::NewAgent;
 use super::audit::{self, Actor, Deed, role_word};
 use super::control::{ChangeError, Registry};
 use super::draft::{fault, good_name};
+use super::permits::SourceSpec;
 use super::picture::{Picture, SourceEntry, sha256};
 use super::random::Random;
 use super::store::StoreError;
@@ -31,44 +32,25 @@ impl Registry {
     pub async fn create_source(
         &self,
         actor: &Actor,
-        name: &str,
-        rate: Option<u32>,
+        spec: SourceSpec,
         agent: Option<NewAgent>,
     ) -> Result<(String, Secret), ChangeError> {
-        let done = self.try_create_source(actor, name, rate, agent).await;
-        self.noted(actor, "source.create", name, done).await
+        let name = spec.name.clone();
+        let done = self.try_create_source(actor, spec, agent).await;
+        self.noted(actor, "source.create", &name, done).await
     }
 
     async fn try_create_source(
         &self,
         actor: &Actor,
-        name: &str,
-        rate: Option<u32>,
+        spec: SourceSpec,
         agent: Option<NewAgent>,
     ) -> Result<(String, Secret), ChangeError> {
         let mut faults = Vec::new();
-        let name = checked_name(name, &mut faults);
-        if rate == Some(0) {
-            faults.push(fault(
-                "rate",
-                "out_of_range",
-                "is 0; give events a second, or leave it out for no limit",
-            ));
-        }
+        let spec = spec.checked(&mut faults);
         let agent = agent.and_then(|agent| agent.checked(&*self.0.checks.urls, &mut faults));
         let _turn = self.0.turn.lock().await;
-        if self
-            .picture()
-            .sources
-            .iter()
-            .any(|entry| entry.source.name == name)
-        {
-            faults.push(fault(
-                "name",
-                "duplicate_name",
-                format!("there is a source named `{name}` already; choose another name"),
-            ));
-        }
+        self.check_free(&spec.name, "", &mut faults);
         if !faults.is_empty() {
             return Err(ChangeError::Fields(faults));
         }
@@ -76,9 +58,11 @@ impl Registry {
         self.commit(move |tx, inner| {
             let now_ms = inner.clock.now_ms();
             let key = inner.random.write_key();
-            let id = insert_source(tx, &inner.random, &name, rate, now_ms)?;
+            let id = insert_source(tx, &inner.random, &spec.name, spec.rate, now_ms)?;
+            put_permits(tx, &id, &spec)?;
             insert_key(tx, &inner.random, &id, &key, "made", "first key", now_ms)?;
-            let mut after = json!({ "name": name, "rate": rate, "key": prefix(&key) });
+            let mut after = spec.shown();
+            after["key"] = json!(prefix(&key));
             if let Some(agent) = &agent {
                 super::agents::insert(tx, inner, &id, agent)?;
                 after["agent"] = super::agents::masked(agent);
@@ -88,6 +72,63 @@ impl Registry {
             Ok((id, key))
         })
         .await
+    }
+
+    /// Changes a source's name and limits. `change` gets them as they are at that moment.
+    ///
+    /// # Errors
+    /// When there is no such source, something of it cannot be used, or the database fails.
+    pub async fn change_source(
+        &self,
+        actor: &Actor,
+        source: &str,
+        change: impl FnOnce(&mut SourceSpec) + Send,
+    ) -> Result<(), ChangeError> {
+        let done = self.try_change_source(actor, source, change).await;
+        self.noted(actor, "source.change", source, done).await
+    }
+
+    async fn try_change_source(
+        &self,
+        actor: &Actor,
+        source: &str,
+        change: impl FnOnce(&mut SourceSpec) + Send,
+    ) -> Result<(), ChangeError> {
+        let _turn = self.0.turn.lock().await;
+        let before = spec_of(&self.known_source(source)?);
+        let mut after = before.clone();
+        change(&mut after);
+        let mut faults = Vec::new();
+        let after = after.checked(&mut faults);
+        self.check_free(&after.name, source, &mut faults);
+        if !faults.is_empty() {
+            return Err(ChangeError::Fields(faults));
+        }
+        let (actor, id) = (actor.clone(), source.to_owned());
+        self.commit(move |tx, inner| {
+            tx.execute(
+                "UPDATE sources SET name = ?2, rate = ?3 WHERE id = ?1",
+                (&id, &after.name, after.rate),
+            )?;
+            put_permits(tx, &id, &after)?;
+            let now_ms = inner.clock.now_ms();
+            let (before, after) = (Some(before.shown()), Some(after.shown()));
+            write(tx, now_ms, &actor, "source.change", &id, before, after)
+        })
+        .await
+    }
+
+    /// A fault when another source than `own` has this name.
+    fn check_free(&self, name: &str, own: &str, faults: &mut Vec<FieldFault>) {
+        let picture = self.picture();
+        let mut others = picture
+            .sources
+            .iter()
+            .filter(|entry| entry.source.id != own);
+        if others.any(|entry| entry.source.name == name) {
+            let message = format!("there is a source named `{name}` already; choose another name");
+            faults.push(fault("name", "duplicate_name", message));
+        }
     }
 
     /// Gives a source a new key. The newest of its keys so far stays live beside it; older ones stop working.
@@ -214,7 +255,7 @@ impl Registry {
         let actor = actor.clone();
         self.commit(move |tx, inner| {
             tx.execute("DELETE FROM sources WHERE id = ?1", [&entry.source.id])?;
-            let before = Some(json!({ "name": entry.source.name, "rate": entry.source.rate }));
+            let before = Some(spec_of(&entry).shown());
             write(
                 tx,
                 inner.clock.now_ms(),
@@ -344,6 +385,26 @@ fn users_of(picture: &Picture, source: &str) -> Vec<String> {
         })
         .map(|integration| format!("`{}`", integration.name))
         .collect()
+}
+
+fn spec_of(entry: &SourceEntry) -> SourceSpec {
+    SourceSpec {
+        name: entry.source.name.clone(),
+        rate: entry.source.rate,
+        permits: entry.source.permits.clone(),
+    }
+}
+
+fn put_permits(tx: &Transaction<'_>, source: &str, spec: &SourceSpec) -> Result<(), ChangeError> {
+    match super::permits::column(&spec.permits)? {
+        Some(permits) => tx.execute(
+            "INSERT INTO source_permits (source, permits) VALUES (?1, ?2) \
+             ON CONFLICT (source) DO UPDATE SET permits = excluded.permits",
+            (source, permits),
+        )?,
+        None => tx.execute("DELETE FROM source_permits WHERE source = ?1", [source])?,
+    };
+    Ok(())
 }
 
 pub(super) fn insert_source(

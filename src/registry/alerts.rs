@@ -60,16 +60,19 @@ pub enum Rule {
     DatafileStale,
     /// No event was accepted for longer than the threshold.
     ZeroTraffic,
+    /// A source that has posted before posted nothing for longer than the threshold.
+    SourceSilent,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::IntegrationPaused,
         Self::DeadLetters,
         Self::OldestWaiting,
         Self::DatafileStale,
         Self::ZeroTraffic,
+        Self::SourceSilent,
     ];
 
     /// The word in the database, in answers and in metric labels.
@@ -81,6 +84,7 @@ impl Rule {
             Self::OldestWaiting => "oldest_waiting",
             Self::DatafileStale => "datafile_stale",
             Self::ZeroTraffic => "zero_traffic",
+            Self::SourceSilent => "source_silent",
         }
     }
 
@@ -91,6 +95,12 @@ impl Rule {
             Self::DeadLetters => "events",
             _ => "seconds",
         }
+    }
+
+    /// Whether what it finds is about a source, not an integration.
+    #[must_use]
+    pub fn is_about_source(self) -> bool {
+        self == Self::SourceSilent
     }
 
     /// The rule of a word.
@@ -144,6 +154,8 @@ pub struct Rules {
     pub datafile_stale: Option<Seconds>,
     /// Time since the gateway last accepted an event.
     pub zero_traffic: Option<Seconds>,
+    /// Time since a source's last accepted event; of sources that ever posted one.
+    pub source_silent: Option<Seconds>,
 }
 
 impl Rules {
@@ -156,6 +168,8 @@ impl Rules {
             oldest_waiting: Some(Seconds { above_s: 300 }),
             datafile_stale: Some(Seconds { above_s: 900 }),
             zero_traffic: Some(Seconds { above_s: 3_600 }),
+            // What is usual differs from app to app: an endpoint names it.
+            source_silent: None,
         }
     }
 
@@ -169,6 +183,7 @@ impl Rules {
             Rule::OldestWaiting => seconds(self.oldest_waiting),
             Rule::DatafileStale => seconds(self.datafile_stale),
             Rule::ZeroTraffic => seconds(self.zero_traffic),
+            Rule::SourceSilent => seconds(self.source_silent),
         }
     }
 }

@@ -151,6 +151,7 @@ pub(super) struct Inner {
     pub(super) checks: Checks,
     picture: ArcSwap<Picture>,
     view: SharedView,
+    pub(super) seen: super::Seen,
     /// Held by changes of integrations from their last look at the picture to their commit.
     pub(super) turn: tokio::sync::Mutex<()>,
 }
@@ -191,7 +192,8 @@ impl Registry {
                 );
             }
         }
-        let view = Arc::new(ArcSwap::from_pointee(picture.view()));
+        let seen = super::seen::read(store.reader())?;
+        let view = Arc::new(ArcSwap::from_pointee(picture.view(&seen)));
         let registry = Self(Arc::new(Inner {
             store: Mutex::new(store),
             ring,
@@ -200,6 +202,7 @@ impl Registry {
             checks,
             picture: ArcSwap::from_pointee(picture),
             view,
+            seen,
             turn: tokio::sync::Mutex::new(()),
         }));
         Ok((registry, issued))
@@ -392,7 +395,7 @@ impl Inner {
             &self.ring,
             &self.checks,
         )?;
-        self.view.store(Arc::new(picture.view()));
+        self.view.store(Arc::new(picture.view(&self.seen)));
         self.picture.store(Arc::new(picture));
         Ok(())
     }

@@ -19,7 +19,9 @@ mod agents;
 mod control;
 mod draft;
 mod integrations;
+mod permits;
 mod replays;
+mod seen;
 mod tuning;
 mod values;
 
@@ -30,7 +32,9 @@ pub use agents::NewAgent;
 pub use control::{ChangeError, Given, OpenError, Registry};
 pub use draft::shipped_variants;
 pub use integrations::{Changed, Rehearsal};
+pub use permits::{Permits, SourceSpec};
 pub use replays::ReplayRow;
+pub use seen::{Moment, Seen};
 
 use crate::blueprint::{Blueprint, Config, Plan};
 use crate::clock::Millis;
@@ -43,8 +47,10 @@ pub struct Source {
     pub id: String,
     /// Name for people; unique.
     pub name: String,
-    /// Events a second it may post; none = no limit of its own.
+    /// Events a second all its keys together may post; none = no limit of its own.
     pub rate: Option<u32>,
+    /// What else its keys are held to.
+    pub permits: Permits,
     /// Posts are taken.
     pub enabled: bool,
     /// When it was made.
@@ -161,6 +167,8 @@ pub struct View {
     pub agents: Vec<(Arc<Source>, Arc<Agent>)>,
     /// Integrations that cannot run (their blueprint no longer checks), with the limits their backlog keeps to.
     pub idle: Vec<(String, Tuning)>,
+    /// Where accepted events are noted by source.
+    pub seen: Seen,
 }
 
 /// A view shared by readers: `load()` it per request or step.

@@ -145,18 +145,21 @@ impl Picture {
         let sources = rows
             .sources
             .into_iter()
-            .map(|row| SourceEntry {
-                keys: keys.remove(&row.id).unwrap_or_default(),
-                agent: agents.remove(&row.id),
-                source: Arc::new(Source {
-                    id: row.id,
-                    name: row.name,
-                    rate: row.rate,
-                    enabled: row.enabled,
-                    created_at_ms: row.created_at_ms,
-                }),
+            .map(|row| {
+                Ok(SourceEntry {
+                    keys: keys.remove(&row.id).unwrap_or_default(),
+                    agent: agents.remove(&row.id),
+                    source: Arc::new(Source {
+                        permits: super::permits::of_column(&row.id, row.permits.as_deref())?,
+                        id: row.id,
+                        name: row.name,
+                        rate: row.rate,
+                        enabled: row.enabled,
+                        created_at_ms: row.created_at_ms,
+                    }),
+                })
             })
-            .collect();
+            .collect::<Result<_, StoreError>>()?;
         let mut secrets: HashMap<String, Vec<SecretRow>> = HashMap::new();
         for secret in rows.secrets {
             secrets
@@ -204,8 +207,9 @@ impl Picture {
 
     /// What ingest and delivery need of it.
     #[must_use]
-    pub fn view(&self) -> View {
+    pub fn view(&self, seen: &super::Seen) -> View {
         View {
+            seen: seen.clone(),
             sources_by_key: self
                 .sources
                 .iter()

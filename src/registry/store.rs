@@ -63,6 +63,10 @@ const LATER: &str = "
 CREATE TABLE IF NOT EXISTS agents (
   source TEXT PRIMARY KEY REFERENCES sources(id) ON DELETE CASCADE, url TEXT NOT NULL, filter TEXT NOT NULL,
   key_id TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS source_permits (
+  source TEXT PRIMARY KEY REFERENCES sources(id) ON DELETE CASCADE, permits TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS source_seen (
+  source TEXT PRIMARY KEY REFERENCES sources(id) ON DELETE CASCADE, at_ms INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS alert_endpoints (
   ord INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL,
   key_id TEXT NOT NULL, sealed BLOB NOT NULL, old_key_id TEXT, old_sealed BLOB, old_until_ms INTEGER,
@@ -149,6 +153,8 @@ pub struct SourceRow {
     pub id: String,
     pub name: String,
     pub rate: Option<u32>,
+    /// JSON; see `permits`.
+    pub permits: Option<String>,
     pub enabled: bool,
     pub created_at_ms: Millis,
 }
@@ -343,7 +349,8 @@ impl Store {
         Ok(Rows {
             sources: all(
                 &tx,
-                "SELECT id, name, rate, enabled, created_at_ms FROM sources ORDER BY ord",
+                "SELECT id, name, rate, enabled, created_at_ms, permits FROM sources \
+                 LEFT JOIN source_permits p ON p.source = id ORDER BY ord",
                 |row| {
                     Ok(SourceRow {
                         id: row.get(0)?,
@@ -351,6 +358,7 @@ impl Store {
                         rate: row.get(2)?,
                         enabled: row.get(3)?,
                         created_at_ms: row.get(4)?,
+                        permits: row.get(5)?,
                     })
                 },
             )?,

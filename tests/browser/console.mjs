@@ -182,6 +182,32 @@ try {
   await page.getByRole('button', { name: 'Rotate key' }).click();
   assert.match(await page.locator('#made-secret').inputValue(), /^wk_/);
   await look(page, 'sources');
+  await page.getByText('Name and limits of default').click();
+  await page.getByLabel('Web origins that may post').first().fill('https://shop.example/path');
+  await page.getByRole('button', { name: 'Save' }).click();
+  await page.getByText('holds more than scheme, host and port').waitFor();
+  await look(page, 'source-faults');
+  await page.getByLabel('Web origins that may post').first().fill('https://shop.example\nhttps://*.shop.example');
+  await page.getByRole('button', { name: 'Save' }).click();
+  await page.getByText('default is changed').waitFor();
+  await look(page, 'source-limits');
+  const evil = await fetch(`${gateway.ingest}/v1/track`, { method: 'POST', headers: { origin: 'https://evil.example', authorization: `Basic ${btoa('wk_browser_test_key:')}` }, body: JSON.stringify(order('browser-evil')) });
+  assert.equal(evil.status, 403);
+
+  // Somebody is told of alerts: the signing secret is shown once, a test says how it went.
+  await page.goto(`${gateway.admin}/alerts`);
+  await page.getByLabel('Name *').fill('on-call');
+  await page.getByLabel('Address *').fill(`${gateway.sandbox}/nobody-listens-here`);
+  await page.getByRole('button', { name: 'Make endpoint' }).click();
+  assert.match(await page.locator('#made-secret').inputValue(), /^whsec_/);
+  await page.getByRole('button', { name: 'Send a test' }).click();
+  await page.getByRole('alert').getByText('404').waitFor();
+  await look(page, 'alert-endpoint');
+  await page.getByText('Remove on-call').click();
+  await page.getByRole('button', { name: 'Remove', exact: true }).click();
+  await page.getByText('is removed').waitFor();
+  await look(page, 'alerts');
+
   await page.goto(`${gateway.admin}/tokens`);
   await page.getByLabel('Whose it is').fill('On call');
   await page.getByRole('button', { name: 'Make token' }).click();
@@ -205,7 +231,7 @@ try {
   await viewer.goto(`${gateway.admin}/ledger`);
   await viewer.getByLabel('Admin token').waitFor();
 
-  for (const path of ['/', '/integrations', integration, `${integration}/settings`, '/deliveries', '/rejected', '/ledger', '/audit?verify=yes', '/settings', '/no-such-page']) {
+  for (const path of ['/', '/integrations', integration, `${integration}/settings`, '/deliveries', '/rejected', '/ledger', '/ledger?by=experiment', '/audit?verify=yes', '/settings', '/no-such-page']) {
     await page.goto(`${gateway.admin}${path}`);
     await look(page, `page${path.replaceAll(/[/?=]/g, '-').replace(/int_\w+/, 'one')}`);
   }

@@ -12,7 +12,8 @@ use super::generator::{Ids, Load};
 use super::http;
 use super::process::Process;
 
-const ADMIN_TOKEN: &str = "load-harness-admin-token-0123456789abcdef";
+/// The token of all calls.
+pub(crate) const ADMIN_TOKEN: &str = "load-harness-admin-token-0123456789abcdef";
 const WRITE_KEY: &str = "load-harness-write-key-0123456789abcdef";
 /// When the vendor gets nothing new for so long, nothing more will come (retries wait 60 s at most).
 const STALL_MAX: Duration = Duration::from_secs(90);
@@ -26,6 +27,8 @@ pub(crate) struct Lab {
     dir: PathBuf,
     sandbox: Process,
     gateway: Option<Process>,
+    /// Settings besides the usual ones, from the next start on.
+    more: Vec<(&'static str, String)>,
 }
 
 /// What reconciling found.
@@ -57,6 +60,7 @@ impl Lab {
             dir: dir.to_owned(),
             sandbox,
             gateway: None,
+            more: Vec::new(),
         };
         lab.start_gateway()?;
         Ok(lab)
@@ -65,11 +69,8 @@ impl Lab {
     /// Starts the gateway on the data directory as it is; the time until it was ready.
     pub(crate) fn start_gateway(&mut self) -> Result<Duration> {
         let listen = || "127.0.0.1:0".to_owned();
-        let settings = [
-            (
-                "AQUEDUCT_DATA_DIR",
-                self.dir.join("data").display().to_string(),
-            ),
+        let mut settings = vec![
+            ("AQUEDUCT_DATA_DIR", self.data().display().to_string()),
             ("AQUEDUCT_INGEST_LISTEN", listen()),
             ("AQUEDUCT_ADMIN_LISTEN", listen()),
             ("AQUEDUCT_METRICS_LISTEN", listen()),
@@ -78,6 +79,7 @@ impl Lab {
             ("AQUEDUCT_EGRESS_ALLOW", "127.0.0.0/8".to_owned()),
             ("AQUEDUCT_LOG", "warn".to_owned()),
         ];
+        settings.extend(self.more.iter().cloned());
         let started = Instant::now();
         let gateway = Process::start(
             &self.binary,
@@ -98,6 +100,16 @@ impl Lab {
         }
         self.gateway = Some(gateway);
         Ok(started.elapsed())
+    }
+
+    /// The gateway's data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// A setting besides the usual ones, from the next start on.
+    pub(crate) fn set(&mut self, name: &'static str, value: String) {
+        self.more.push((name, value));
     }
 
     /// The running gateway.

@@ -1,12 +1,13 @@
 //! Who may do what, and what nobody is ever shown.
 
 use super::*;
+use crate::registry::SourceSpec;
 
 /// Who calls, and the role that counts: none for those without a token that works.
 async fn callers(api: &Api) -> Vec<(&'static str, Option<Role>, String)> {
     let (_, write_key) = api
         .registry
-        .create_source(&Actor::cli(), "matrix", None, None)
+        .create_source(&Actor::cli(), SourceSpec::named("matrix"), None)
         .await
         .unwrap();
     let mut callers = vec![

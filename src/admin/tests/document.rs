@@ -190,6 +190,9 @@ async fn access(walk: &mut Walk) {
         )
         .await;
     let id = json!({ "id": source["id"] });
+    let change = json!({ "key_rate": 200, "allowed_origins": ["https://shop.example"], "allowed_events": ["Order Completed", "Product *"] });
+    walk.step("PATCH", "sources/{id}", id.clone(), Some(change))
+        .await;
     walk.step(
         "POST",
         "sources/{id}/rotate-key",

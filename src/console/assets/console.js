@@ -18,9 +18,16 @@ for (const button of document.querySelectorAll('[data-copy]')) {
 
 for (const choice of document.querySelectorAll('[data-fill]')) {
   choice.addEventListener('change', () => {
-    if (choice.value) document.getElementById(choice.dataset.fill).value = choice.value;
+    if (!choice.value) return;
+    const field = document.getElementById(choice.dataset.fill);
+    field.value = choice.value;
+    field.dispatchEvent(new Event('input'));
   });
 }
+
+// On a phone the navigation is one line: where one is must be in sight.
+const here = document.querySelector('.side [aria-current]');
+if (here) here.closest('.side').scrollLeft = here.offsetLeft - here.closest('.side').clientWidth / 3;
 
 const refreshed = document.querySelector('[data-refresh]');
 if (refreshed) {
@@ -111,7 +118,31 @@ function edit(frame, form) {
     }
   };
 
-  text.addEventListener('input', () => { number(); clearTimeout(timer); timer = setTimeout(check, 300); });
+  // What the event becomes, made anew whenever the event or the text changes. The answer is parsed by the browser into a
+  // document of its own (`responseType`), so no text is made into markup here.
+  const event = document.getElementById('event');
+  const tried = document.getElementById('tried');
+  let trying = 0;
+  let newest = 0;
+  const tryOut = () => {
+    const own = ++newest;
+    const request = new XMLHttpRequest();
+    request.open('POST', form.dataset.try);
+    request.responseType = 'document';
+    request.setRequestHeader('Content-Type', 'application/x-www-form-urlencoded');
+    request.addEventListener('load', () => {
+      if (own !== newest || request.status !== 200 || !request.response) return;
+      tried.replaceChildren(...[...request.response.body.children].map((part) => document.adoptNode(part)));
+    });
+    const fields = new URLSearchParams();
+    for (const name of ['_csrf', 'text', 'event']) fields.set(name, form.elements[name].value);
+    request.send(fields);
+  };
+  const trySoon = () => { clearTimeout(trying); trying = setTimeout(tryOut, 400); };
+  event.addEventListener('input', trySoon);
+  if (event.value.trim()) tryOut();
+
+  text.addEventListener('input', () => { number(); clearTimeout(timer); timer = setTimeout(check, 300); trySoon(); });
   text.addEventListener('scroll', () => { gutter.scrollTop = text.scrollTop; });
   new ResizeObserver(number).observe(text);
   if (!text.readOnly) {

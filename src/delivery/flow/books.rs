@@ -8,7 +8,8 @@ use hashbrown::HashMap;
 use super::Origin;
 use super::slots::{Fate, Slot};
 use crate::clock::Millis;
-use crate::journal::{DeadLetter, Mark, Outcome, Parked, Seq, Settle, Tally};
+use crate::event::decision::label::label;
+use crate::journal::{DeadLetter, LabelTally, Mark, Outcome, Parked, Seq, Settle, Tally};
 
 /// Settled and not yet told to the journal.
 #[derive(Debug, Default)]
@@ -27,6 +28,10 @@ pub(super) struct Books {
     waits_since_ms: Option<Millis>,
     delivered_at: Vec<(Millis, usize)>,
     skipped: BTreeMap<String, Vec<Seq>>,
+    /// Of `tallies`, those of decisions, by what they are counted by.
+    labelled: BTreeMap<LabelTally, u64>,
+    /// Of `tallies`, those of records nobody has looked at.
+    unread: Vec<(Range<Seq>, Outcome, String)>,
 }
 
 /// Parts that have ended wait this long for a settle that is made anyway.
@@ -79,6 +84,19 @@ impl Books {
     /// Writes an event's outcome.
     pub(super) fn finish(&mut self, feed: &str, slot: Slot, fate: Fate, now_ms: Millis) {
         self.leave(&slot);
+        if let Some(label) = label(&slot.record) {
+            let (outcome, reason) = match &fate {
+                Fate::Skipped(reason) => (Outcome::Skipped, reason.clone()),
+                Fate::Delivered => (Outcome::Delivered, String::new()),
+                Fate::Dead { reason, .. } => (Outcome::Dead, reason.clone()),
+            };
+            let tally = LabelTally {
+                label,
+                outcome,
+                reason,
+            };
+            *self.labelled.entry(tally).or_default() += 1;
+        }
         match fate {
             Fate::Skipped(reason) => {
                 if ON_THE_WAY.contains(&reason.as_str()) {
@@ -183,7 +201,8 @@ impl Books {
     pub(super) fn write_off(&mut self, span: Range<Seq>, outcome: Outcome, reason: &str) {
         let n = span.end.saturating_sub(span.start);
         if n > 0 {
-            self.done.push(span);
+            self.done.push(span.clone());
+            self.unread.push((span, outcome, reason.to_owned()));
             self.tally(outcome, reason.to_owned(), n);
         }
     }
@@ -232,6 +251,8 @@ impl Books {
                 marks,
                 parts: books.parts.into_iter().collect(),
                 note: None,
+                labelled: books.labelled,
+                unread: books.unread,
             },
             delivered_at: books.delivered_at,
             skipped: books.skipped,

@@ -80,6 +80,7 @@ impl<'a> Body<'a> {
             .copied()
             .collect();
         let event = Checked::of_decision(&around, report.user_id, self.sent_at)?;
+        event.check_admitted(with)?;
         Ok(self.write(item, &event, &around, Some(decision), with, out))
     }
 }

@@ -9,6 +9,7 @@
 //! - What the report says wins over the datafile; the datafile only fills in what is missing.
 
 mod accept;
+pub mod label;
 pub mod posted;
 pub mod slug;
 

@@ -19,6 +19,7 @@ fn taken(body: &Body<'_>, index: usize, rules: &dyn Rules) -> Result<Event, Faul
         event_bytes_max: 32 << 10,
         make_id: &|| Uuid::from_u128(7),
         rules,
+        admits: None,
     };
     let accepted = body.accept_decision(index, &acceptance, &mut BytesMut::new())?;
     assert_eq!(accepted.kind, Kind::Decision);
@@ -392,6 +393,7 @@ fn track(event: &str, properties: &Value) -> Event {
         event_bytes_max: 32 << 10,
         make_id: &|| Uuid::from_u128(7),
         rules: &NoRules,
+        admits: None,
     };
     let accepted = body
         .accept(0, Some(Kind::Track), &acceptance, &mut BytesMut::new())

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::Committer;
 use super::queue::SettleReply;
 use crate::journal::feed::FeedState;
+use crate::journal::labels::{LabelChange, LabelTally};
 use crate::journal::store::{Aside, Whereabouts};
 use crate::journal::{JournalError, Outcome, Seq, Settle};
 
@@ -15,6 +16,7 @@ pub(super) struct Plan {
     /// Where records are after the steps so far, if those changed it.
     parked: HashMap<(String, Seq), bool>,
     pub(super) aside: Vec<Aside>,
+    pub(super) labels: LabelChange,
     pub(super) replies: Vec<SettleReply>,
 }
 
@@ -48,6 +50,7 @@ impl Committer {
             detail,
         };
         let mut steps = Vec::new();
+        let mut labels = Vec::new();
         let mut again: HashMap<Seq, _> = settle
             .park
             .iter()
@@ -67,8 +70,17 @@ impl Committer {
                 (Whereabouts::Parked, Some(parked)) => steps.push(Aside::Repark(parked)),
                 (Whereabouts::Parked, None) => steps.push(Aside::Unpark { feed, seq }),
                 // A replay was cancelled while its record was on its way: what became of it counts.
-                (Whereabouts::Cancelled { reason }, parked) => {
+                (Whereabouts::Cancelled { reason, record }, parked) => {
                     draft.move_dead(&reason, -1);
+                    if let Some(label) = self.labeller()(&record) {
+                        let outcome = Outcome::Dead;
+                        let tally = LabelTally {
+                            label,
+                            outcome,
+                            reason,
+                        };
+                        labels.push((tally, -1));
+                    }
                     steps.push(Aside::Unbury { feed, seq });
                     steps.extend(parked.map(Aside::Park));
                 }
@@ -79,6 +91,16 @@ impl Committer {
         }
         let parts_before = draft.parts.clone();
         draft.settle(&settle, end).map_err(unbalanced)?;
+        {
+            let books = self.shared.books.lock();
+            for (mut tally, n) in settle.labelled {
+                tally.label = books.labels.known_as(&tally.label);
+                labels.push((tally, n.cast_signed()));
+            }
+        }
+        for (tally, by) in labels {
+            plan.labels.tally(&settle.feed, tally, by);
+        }
         for seq in &settle.unpark {
             plan.parked.insert((settle.feed.clone(), *seq), false);
         }

@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::Committer;
 use crate::journal::feed::FeedState;
+use crate::journal::labels::Labels;
 use crate::journal::reader::Tail;
 use crate::journal::{AppendError, Appended, Health, JournalError, Options, Record, Seq, Settle};
 
@@ -58,6 +59,7 @@ pub(in crate::journal) struct Books {
     pub(in crate::journal) duplicates: u64,
     pub(in crate::journal) bytes: u64,
     pub(in crate::journal) feeds: BTreeMap<String, FeedState>,
+    pub(in crate::journal) labels: Labels,
 }
 
 /// What committer, readers and callers share.

@@ -51,6 +51,8 @@ impl Committer {
     ) {
         change.blocks.clear();
         change.seen.clear();
+        change.labels.counts.clear();
+        change.labels.blocks.clear();
         change.duplicates = None;
         let result = match self.failure() {
             Some(reason) => Err(StoreError::Failed(reason)),

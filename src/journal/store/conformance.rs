@@ -264,16 +264,18 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
     // Two steps of one; the letter without a record stays.
     let due = |i: u64| 100 + i.cast_signed();
     for expected in [1, 1, 0] {
-        let moved = store.replay("r", &everything(), last, 1, 7, &due).unwrap();
-        assert_eq!(moved.values().sum::<u64>(), expected);
+        let moved = store
+            .replay("r", &everything(), last, 1, 7, &due, &|_| None)
+            .unwrap();
+        assert_eq!(moved.reasons.values().sum::<u64>(), expected);
     }
     assert_eq!(reader.replay_waiting("r").unwrap(), 2);
     let due = reader.parked("f", 200, 9).unwrap();
     assert!(due.iter().all(|one| one.parts_done == 0b10 | 1 << 63));
     let loaded = store.load().unwrap();
     assert_eq!(loaded.feeds, vec![feed(10, 1, 2)]);
-    let moved = store.cancel("r", 10).unwrap();
-    assert_eq!(moved[&("f".to_owned(), "rejected".to_owned())], 2);
+    let moved = store.cancel("r", 10, &|_| None).unwrap();
+    assert_eq!(moved.reasons[&("f".to_owned(), "rejected".to_owned())], 2);
     assert_eq!(store.load().unwrap().feeds, vec![feed(10, 3, 0)]);
     let back = reader.dead_letters(&everything(), Some(last), 9).unwrap();
     assert_eq!(
@@ -283,6 +285,7 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
     assert_eq!(back[0].parts_done, 0b10 | 1 << 63);
     let cancelled = Whereabouts::Cancelled {
         reason: "rejected".into(),
+        record: b"one".to_vec(),
     };
     assert_eq!(store.whereabouts("f", 1).unwrap(), cancelled);
     assert_eq!(store.whereabouts("f", 2).unwrap(), Whereabouts::Nowhere);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::feed::FeedState;
+use super::labels::{LabelChange, Labels};
 use super::{DeadFilter, DeadLetter, Mark, Parked, Seq};
 use crate::clock::Millis;
 
@@ -170,6 +171,8 @@ pub struct Change {
     pub aside: Vec<Aside>,
     /// Feeds as they are now, tallies included (created when new); but their parts and notes go by `aside`.
     pub feeds: Vec<FeedState>,
+    /// Counts by label.
+    pub labels: LabelChange,
 }
 
 impl Change {
@@ -180,6 +183,7 @@ impl Change {
             && self.duplicates.is_none()
             && self.aside.is_empty()
             && self.feeds.is_empty()
+            && self.labels.is_empty()
     }
 }
 
@@ -200,10 +204,21 @@ pub struct Loaded {
     pub damaged: u64,
     /// Every feed.
     pub feeds: Vec<FeedState>,
+    /// Counts by label.
+    pub labels: Labels,
 }
 
-/// Dead letters that became parked records, or the other way: how many of each feed and reason.
-pub type Moved = BTreeMap<(String, String), u64>;
+/// Dead letters that became parked records, or the other way.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// How many of each feed and reason.
+    pub reasons: BTreeMap<(String, String), u64>,
+    /// What that changed of the tallies by label.
+    pub labels: LabelChange,
+}
+
+/// Tells the label a record was counted under.
+pub type LabelOf<'a> = &'a dyn Fn(&[u8]) -> Option<String>;
 
 /// Where a feed has put a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,6 +229,8 @@ pub enum Whereabouts {
     Cancelled {
         /// The dead letter's reason.
         reason: String,
+        /// Its record.
+        record: Vec<u8>,
     },
     /// Neither.
     Nowhere,
@@ -281,13 +298,19 @@ pub trait Store: Send {
         limit: usize,
         now_ms: Millis,
         due_ms: &dyn Fn(u64) -> Millis,
+        label: LabelOf<'_>,
     ) -> Result<Moved, StoreError>;
     /// Puts up to `limit` records of a replay back among the dead letters and into the tallies. Returns how
     /// many by feed and reason.
     ///
     /// # Errors
     /// As [`Self::commit`].
-    fn cancel(&mut self, replay: &str, limit: usize) -> Result<Moved, StoreError>;
+    fn cancel(
+        &mut self,
+        replay: &str,
+        limit: usize,
+        label: LabelOf<'_>,
+    ) -> Result<Moved, StoreError>;
     /// Keeps the bytes of a damaged block apart. False if that was done before.
     ///
     /// # Errors
@@ -354,6 +377,11 @@ pub trait Reader: Send {
     /// # Errors
     /// The engine could not read.
     fn block_before(&mut self, at_ms: Millis) -> Result<Option<Block>, StoreError>;
+    /// How many records have which label in the blocks that begin in `from..to`.
+    ///
+    /// # Errors
+    /// The engine could not read.
+    fn labels_between(&mut self, from: Seq, to: Seq) -> Result<BTreeMap<String, u64>, StoreError>;
     /// Parked records of a feed due by `due_ms`, earliest first.
     ///
     /// # Errors

@@ -268,6 +268,29 @@ impl TestApp {
             .await
     }
 
+    /// The books by experiment, each row by itself and all of an integration together. Nothing may be on its way.
+    async fn experiments_add_up(&self, whole: &[Value]) {
+        let (status, reply) = self.admin("GET", "ledger?by=experiment", None).await;
+        assert_eq!((status, &reply["balanced"]), (200, &json!(true)), "{reply}");
+        let parts = reply["data"].as_array().expect("rows");
+        for row in whole {
+            for column in [
+                "accepted",
+                "delivered",
+                "skipped",
+                "deduplicated",
+                "dead",
+                "pending",
+            ] {
+                let own = parts
+                    .iter()
+                    .filter(|part| part["integration"] == row["integration"]);
+                let sum: u64 = own.filter_map(|part| part[column].as_u64()).sum();
+                assert_eq!(json!(sum), row[column], "{column} of {row} in {reply}");
+            }
+        }
+    }
+
     /// What the sandbox's Optimizely has received.
     pub(crate) async fn optimizely(&self) -> Value {
         self.sandbox("GET", "/_sandbox/optimizely/summary", None)
@@ -287,6 +310,7 @@ impl TestApp {
             assert_eq!((status, &reply["balanced"]), (200, &json!(true)), "{reply}");
             let rows = reply["data"].as_array().expect("rows");
             if rows.iter().all(|row| row["pending"] == json!(0)) {
+                self.experiments_add_up(rows).await;
                 break;
             }
             assert!(

@@ -4,6 +4,7 @@
 //! file must stop us like any other. For the same reason closing does not checkpoint by itself.
 //! The newest block is never trimmed: it carries the running totals.
 
+mod labels;
 mod open;
 mod read;
 mod write;
@@ -24,7 +25,7 @@ pub use read::SqliteReader;
 /// The file in the data directory.
 pub const FILE: &str = "journal.db";
 /// Newest format this version reads and writes.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// A journal in SQLite.
 #[derive(Debug)]

@@ -59,6 +59,17 @@ ALTER TABLE mark ADD COLUMN again_ms INTEGER;
 ALTER TABLE mark ADD COLUMN again_seq INTEGER;
 CREATE TABLE side(feed TEXT PRIMARY KEY, parts BLOB NOT NULL DEFAULT x'', note BLOB NOT NULL DEFAULT x'') WITHOUT ROWID;
 ",
+    "
+CREATE TABLE label(name TEXT PRIMARY KEY, records INTEGER NOT NULL, repeats INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE label_block(
+    first INTEGER NOT NULL, label TEXT NOT NULL, n INTEGER NOT NULL, PRIMARY KEY(first, label)) WITHOUT ROWID;
+CREATE TABLE label_start(
+    feed TEXT NOT NULL, label TEXT NOT NULL, records INTEGER NOT NULL, repeats INTEGER NOT NULL,
+    PRIMARY KEY(feed, label)) WITHOUT ROWID;
+CREATE TABLE label_tally(
+    feed TEXT NOT NULL, label TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT NOT NULL, n INTEGER NOT NULL,
+    PRIMARY KEY(feed, label, outcome, reason)) WITHOUT ROWID;
+",
 ];
 
 pub(super) fn open(dir: &Path, new_key: [u8; 16]) -> Result<SqliteStore, OpenError> {

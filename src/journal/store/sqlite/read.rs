@@ -118,6 +118,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StoreError> {
         bytes,
         damaged: number("SELECT count(*) FROM damaged")?,
         feeds: feeds(connection)?,
+        labels: super::labels::load(connection)?,
     })
 }
 
@@ -165,11 +166,7 @@ pub(super) fn feeds(connection: &Connection) -> Result<Vec<FeedState>, StoreErro
             },
         )?;
         for (outcome, reason, n) in tallies {
-            let outcome = [Outcome::Delivered, Outcome::Skipped, Outcome::Dead]
-                .into_iter()
-                .find(|one| one.as_str() == outcome)
-                .ok_or_else(|| StoreError::Failed(format!("unknown outcome `{outcome}`").into()))?;
-            feed.tallies.insert((outcome, reason), n);
+            feed.tallies.insert((outcome_of(&outcome)?, reason), n);
         }
     }
     Ok(feeds)
@@ -209,6 +206,13 @@ fn has_table(connection: &Connection, name: &str) -> Result<bool, StoreError> {
         |_| Ok(()),
     )?;
     Ok(!known.is_empty())
+}
+
+pub(super) fn outcome_of(word: &str) -> Result<Outcome, StoreError> {
+    [Outcome::Delivered, Outcome::Skipped, Outcome::Dead]
+        .into_iter()
+        .find(|one| one.as_str() == word)
+        .ok_or_else(|| StoreError::Failed(format!("unknown outcome `{word}`").into()))
 }
 
 pub(super) fn seen(connection: &Connection, visit: &mut dyn FnMut(Seen)) -> Result<(), StoreError> {
@@ -423,6 +427,14 @@ impl Reader for SqliteReader {
             }
         }
         Ok(best)
+    }
+
+    fn labels_between(
+        &mut self,
+        from: Seq,
+        to: Seq,
+    ) -> Result<std::collections::BTreeMap<String, u64>, StoreError> {
+        super::labels::between(&self.connection, from, to)
     }
 
     fn parked(

@@ -8,11 +8,12 @@ use rusqlite::{
 };
 
 use super::read::{self, SqliteReader};
-use super::{SqliteStore, open, seq, sort, sql};
+use super::{SqliteStore, labels, open, seq, sort, sql};
 use crate::clock::Millis;
 use crate::journal::feed::{FeedState, encode_parts, encode_runs};
 use crate::journal::store::{
-    Aside, Block, Change, Loaded, Moved, Reader, Seen, Store, StoreError, TrimRule, Whereabouts,
+    Aside, Block, Change, LabelOf, Loaded, Moved, Reader, Seen, Store, StoreError, TrimRule,
+    Whereabouts,
 };
 use crate::journal::{DeadFilter, DeadLetter, Mark, Outcome, Parked, Seq};
 
@@ -105,7 +106,7 @@ impl Store for SqliteStore {
             for feed in &change.feeds {
                 upsert_feed(transaction, feed)?;
             }
-            Ok(())
+            labels::write(transaction, &change.labels)
         })
     }
 
@@ -119,18 +120,19 @@ impl Store for SqliteStore {
             if parked {
                 return Ok(Whereabouts::Parked);
             }
-            let reason: Option<String> = self
+            let letter: Option<(String, Option<Vec<u8>>)> = self
                 .connection
                 .prepare_cached(
-                    "SELECT reason FROM dead_letter WHERE feed = ?1 AND seq = ?2 AND cancelled = 1",
+                    "SELECT reason, record FROM dead_letter WHERE feed = ?1 AND seq = ?2 AND cancelled = 1",
                 )?
-                .query_row(key, |row| row.get(0))
+                .query_row(key, |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
-            Ok(
-                reason.map_or(Whereabouts::Nowhere, |reason| Whereabouts::Cancelled {
+            Ok(letter.map_or(Whereabouts::Nowhere, |(reason, record)| {
+                Whereabouts::Cancelled {
                     reason,
-                }),
-            )
+                    record: record.unwrap_or_default(),
+                }
+            }))
         })();
         found.map_err(|error: rusqlite::Error| sort(&error))
     }
@@ -144,6 +146,8 @@ impl Store for SqliteStore {
                 "DELETE FROM dead_letter WHERE feed = ?1",
                 "DELETE FROM mark WHERE feed = ?1",
                 "DELETE FROM side WHERE feed = ?1",
+                "DELETE FROM label_start WHERE feed = ?1",
+                "DELETE FROM label_tally WHERE feed = ?1",
             ] {
                 transaction.execute(statement, [feed])?;
             }
@@ -169,6 +173,7 @@ impl Store for SqliteStore {
         limit: usize,
         now_ms: Millis,
         due_ms: &dyn Fn(u64) -> Millis,
+        label: LabelOf<'_>,
     ) -> Result<Moved, StoreError> {
         let (condition, values) = read::condition(filter);
         let values = values
@@ -177,18 +182,18 @@ impl Store for SqliteStore {
         let values: Vec<Value> = values.collect();
         let n = values.len();
         self.transact(0, |transaction| {
-            let mut moved = Moved::new();
-            let chosen: Vec<(i64, String, String)> = transaction
+            let mut moved = Moved::default();
+            let chosen: Vec<(i64, String, String, Vec<u8>)> = transaction
                 .prepare(&format!(
-                    "SELECT id, feed, reason FROM dead_letter
+                    "SELECT id, feed, reason, record FROM dead_letter
                      WHERE {condition} AND record IS NOT NULL AND id <= ?{} ORDER BY id LIMIT ?{n}",
                     n - 1
                 ))?
                 .query_map(params_from_iter(values), |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
                 })?
                 .collect::<Step<_>>()?;
-            for (i, (id, feed, reason)) in chosen.into_iter().enumerate() {
+            for (i, (id, feed, reason, record)) in chosen.into_iter().enumerate() {
                 transaction
                     .prepare_cached(
                         "INSERT INTO parked(feed, seq, due_ms, since_ms, attempts, reason, replay, accepted_ms,
@@ -203,25 +208,31 @@ impl Store for SqliteStore {
                     .prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?
                     .execute([id])?;
                 count(transaction, &feed, Outcome::Dead, &reason, -1)?;
-                *moved.entry((feed, reason)).or_default() += 1;
+                moved.count(feed, reason, label(&record), -1);
             }
+            labels::write(transaction, &moved.labels)?;
             Ok(moved)
         })
     }
 
-    fn cancel(&mut self, replay: &str, limit: usize) -> Result<Moved, StoreError> {
+    fn cancel(
+        &mut self,
+        replay: &str,
+        limit: usize,
+        label: LabelOf<'_>,
+    ) -> Result<Moved, StoreError> {
         self.transact(0, |transaction| {
-            let mut moved = Moved::new();
-            let chosen: Vec<(i64, String, String)> = transaction
+            let mut moved = Moved::default();
+            let chosen: Vec<(i64, String, String, Vec<u8>)> = transaction
                 .prepare_cached(
-                    "SELECT rowid, feed, coalesce(dead_reason, 'replay_cancelled') FROM parked
+                    "SELECT rowid, feed, coalesce(dead_reason, 'replay_cancelled'), record FROM parked
                      WHERE replay = ?1 ORDER BY rowid LIMIT ?2",
                 )?
                 .query_map(params![replay, sql(limit as u64)], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
                 })?
                 .collect::<Step<_>>()?;
-            for (row, feed, reason) in chosen {
+            for (row, feed, reason, record) in chosen {
                 transaction
                     .prepare_cached(
                         "INSERT INTO dead_letter(feed, seq, at_ms, reason, detail, attempts, status, answer,
@@ -236,8 +247,9 @@ impl Store for SqliteStore {
                     .prepare_cached("DELETE FROM parked WHERE rowid = ?1")?
                     .execute([row])?;
                 count(transaction, &feed, Outcome::Dead, &reason, 1)?;
-                *moved.entry((feed, reason)).or_default() += 1;
+                moved.count(feed, reason, label(&record), 1);
             }
+            labels::write(transaction, &moved.labels)?;
             Ok(moved)
         })
     }
@@ -273,6 +285,9 @@ impl Store for SqliteStore {
             for first in &victims {
                 transaction
                     .prepare_cached("DELETE FROM block WHERE first = ?1")?
+                    .execute([first])?;
+                transaction
+                    .prepare_cached("DELETE FROM label_block WHERE first = ?1")?
                     .execute([first])?;
             }
             if seen_due {
