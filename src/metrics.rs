@@ -53,7 +53,7 @@ pub fn describe() {
     );
     describe_counter!(
         "aqueduct_vendor_doubts_total",
-        "Requests a vendor took while saying that not all of it counts"
+        "Requests of which nobody knows how much counts: the answer was lost, or says that not all does"
     );
     describe_histogram!(
         "aqueduct_vendor_request_seconds",
@@ -196,7 +196,8 @@ pub fn vendor_requests(integration: &str, request: &str, status: &str) -> Counte
     counter!("aqueduct_vendor_requests_total", "integration" => integration.to_owned(), "request" => request.to_owned(), "status" => status.to_owned())
 }
 
-/// Requests a vendor took while saying, in some way, that not all of it counts (Brevo's 202 with a smaller count).
+/// Requests of which nobody knows how much counts at the vendor: their answer was lost (it may be sent twice), or says
+/// that not all of it does (Brevo's 202 with a smaller count).
 pub fn vendor_doubts(integration: &str, request: &str) -> Counter {
     counter!("aqueduct_vendor_doubts_total", "integration" => integration.to_owned(), "request" => request.to_owned())
 }

@@ -220,7 +220,7 @@ async fn settle(
         Verdict::Delivered => line.gate.works(),
         Verdict::Pause { reason } => {
             line.gate
-                .pause(now_ms, reason, error.clone().unwrap_or_default());
+                .pause(now_ms, reason, error.clone().unwrap_or_default(), None);
         }
         other => {
             let after = match other {

@@ -10,7 +10,7 @@ use super::function::Fun;
 use super::plan::{OncePlan, Plan, RequestPlan, TableSource, Wire};
 use super::ready::ReadyEntries;
 use super::template::{Member, Name, Tpl};
-use super::travel::Time;
+use super::travel::{Time, digest};
 use super::wire::{RequestDef, header_text, leaves};
 use super::writer::head;
 use super::{Blueprint, Config, ConfigValue, FieldFault, FieldKind};
@@ -233,6 +233,7 @@ fn request_plan(def: &RequestDef) -> RequestPlan {
         bytes_max: def.bytes_max,
         wait: def.wait,
         lane: travel.lane.is_some(),
+        lane_with: travel.lane_with,
         pace: travel.pace.as_ref().and_then(fixed),
         newest: travel.newest.is_some(),
         newest_without: travel.newest_without.clone(),
@@ -242,14 +243,25 @@ fn request_plan(def: &RequestDef) -> RequestPlan {
         }),
         combine: travel.combine,
         rates: travel.rates.clone(),
-        spill: travel.spill,
+        bucket: match &travel.bucket {
+            Some(Expr::Text(text)) => Some(digest(&["bucket", text])),
+            _ => None,
+        },
+        spill: travel.spill.filter(|_| !yes(&travel.spill_never)),
+        spill_always: yes(&travel.spill_always),
         in_flight: travel.in_flight,
         gate: travel.gate.clone(),
         requeue: travel.requeue.clone(),
         stale_after: travel.stale_after,
+        dead_after: travel.dead_after,
         retry_for: travel.retry_for,
         replies: def.replies.clone(),
     }
+}
+
+/// Whether tests of the config are all true.
+fn yes(tests: &[Expr]) -> bool {
+    !tests.is_empty() && tests.iter().all(|test| matches!(test, Expr::YesNo(true)))
 }
 
 /// Puts config values where their names stand.
@@ -380,6 +392,12 @@ impl Binder<'_> {
         bound.when = def.when.iter().map(|test| self.expr(test)).collect();
         bound.by = def.by.as_ref().map(|by| self.expr(by));
         bound.travel = def.travel.map(&mut |expr| self.expr(expr));
+        if let Some(by) = &def.travel.rates_by
+            && let Expr::Text(chosen) = self.value(&by.field)
+            && let Some((_, rates)) = by.of.iter().find(|(value, _)| **value == *chosen)
+        {
+            bound.travel.rates.clone_from(rates);
+        }
         // `0 s` switches either off.
         let config = |name: &str| self.time(name);
         let pace = bound.travel.pace.and_then(|pace| pace.bound(&config));

@@ -24,6 +24,7 @@ mod function;
 mod javascript;
 mod limit;
 mod plan;
+mod rates;
 mod ready;
 mod request;
 mod resolve;
@@ -263,6 +264,8 @@ pub enum Verdict {
     },
     /// The batch was refused: halve it until the culprit is alone, which is then dead.
     Bisect,
+    /// It was too much at once: both halves go as they are; an item that is too much by itself is refused.
+    Split,
     /// These events are refused.
     Reject,
     /// Nobody's event's fault: stop the integration and keep the backlog.

@@ -63,6 +63,8 @@ pub struct RequestPlan {
     pub wait: Duration,
     /// Items with the same [`ItemKeys::lane`] are never in two requests under way at once, and keep their order.
     pub lane: bool,
+    /// Index of the request whose lanes it shares: their items of one lane keep their order, too.
+    pub lane_with: Option<usize>,
     /// Least time between two requests with items of the same lane.
     pub pace: Option<Duration>,
     /// Of the items with the same [`ItemKeys::newest`], one that is older than what was sent is not sent.
@@ -75,8 +77,12 @@ pub struct RequestPlan {
     pub combine: bool,
     /// What the vendor takes in a time; all must have room.
     pub rates: Vec<Rate>,
+    /// Requests with the same number share their rates, whichever integration they are of.
+    pub bucket: Option<u128>,
     /// Index of the unbatched request by which the oldest waiting items go one by one while no rate has room.
     pub spill: Option<usize>,
+    /// … or always.
+    pub spill_always: bool,
     /// Most of these requests under way at once.
     pub in_flight: Option<usize>,
     /// Requests with the same gate pause and back off together; None: by the request's own name.
@@ -85,6 +91,8 @@ pub struct RequestPlan {
     pub requeue: Vec<Duration>,
     /// An event older than this when its item would be sent is not sent.
     pub stale_after: Option<Duration>,
+    /// An event older than this when its item would be sent is dead, unless it is replayed.
+    pub dead_after: Option<Duration>,
     /// How long an item is tried; None: as the integration's tuning says.
     pub retry_for: Option<Duration>,
     /// Name of the reader of replies with partial success, in the vendor's folder.

@@ -103,8 +103,8 @@ impl Plan {
         })
     }
 
-    /// Reads a reply by the blueprint's `responses`, else by the common rules: 2xx delivered; 400, 413, 422
-    /// bisect (reject, when the request is not batched); 408, 425, 429, 5xx retry; everything else pauses.
+    /// Reads a reply by the blueprint's `responses`, else by the common rules: 2xx delivered; 400, 422 bisect and 413
+    /// splits (reject, when the request is not batched); 408, 425, 429, 5xx retry; everything else pauses.
     #[must_use]
     pub fn verdict(&self, request: usize, reply: &Reply<'_>) -> Verdict {
         match self.wires.get(request) {

@@ -20,6 +20,7 @@ pub(crate) enum Outcome {
     Delivered,
     Retry,
     Bisect,
+    Split,
     Reject,
     Pause,
 }
@@ -30,6 +31,7 @@ impl Outcome {
             "delivered" => Self::Delivered,
             "retry" => Self::Retry,
             "bisect" => Self::Bisect,
+            "split" => Self::Split,
             "reject" => Self::Reject,
             "pause" => Self::Pause,
             _ => return None,
@@ -45,15 +47,12 @@ pub(crate) fn verdict(rules: &[Rule], batched: bool, reply: &Reply<'_>) -> Verdi
     let pause = Verdict::Pause {
         reason: pause_reason(reply.status),
     };
-    let bisect = if batched {
-        Verdict::Bisect
-    } else {
-        Verdict::Reject
-    };
+    let halves = |how: Verdict| if batched { how } else { Verdict::Reject };
     match named(rules, reply) {
         Some(Outcome::Delivered) => return Verdict::Delivered,
         Some(Outcome::Retry) => return retry,
-        Some(Outcome::Bisect) => return bisect,
+        Some(Outcome::Bisect) => return halves(Verdict::Bisect),
+        Some(Outcome::Split) => return halves(Verdict::Split),
         Some(Outcome::Reject) => return Verdict::Reject,
         Some(Outcome::Pause) => return pause,
         None => {}
@@ -61,7 +60,8 @@ pub(crate) fn verdict(rules: &[Rule], batched: bool, reply: &Reply<'_>) -> Verdi
     match reply.status {
         200..=299 => Verdict::Delivered,
         // The body is at fault, so one of its items is: find it.
-        400 | 413 | 422 => bisect,
+        400 | 422 => halves(Verdict::Bisect),
+        413 => halves(Verdict::Split),
         408 | 425 | 429 | 500..=599 => retry,
         _ => pause,
     }

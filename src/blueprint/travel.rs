@@ -8,17 +8,17 @@ use sha2::{Digest as _, Sha256};
 
 use super::FieldKind;
 use super::compile::{Compiler, find, time_of};
-use super::diagnostic::did_you_mean;
 use super::eval::{Scene, Val, eval};
 use super::expr::Expr;
-use super::plan::{ItemKeys, OnceKey, Rate, RateOf};
+use super::plan::{ItemKeys, OnceKey, Rate};
+use super::rates::RatesBy;
 use super::resolve::{Scope, Sees};
-use super::wire::RequestDef;
 use super::yaml::{Key, Kind, Node, Span};
 
 /// The keys of a request that are read here.
 pub(super) const KEYS: &[&str] = &[
     "lane",
+    "bucket",
     "pace",
     "newest",
     "once",
@@ -29,18 +29,21 @@ pub(super) const KEYS: &[&str] = &[
     "gate",
     "requeue",
     "stale_after",
+    "dead_after",
     "retry_for",
 ];
 
 /// Most requests of one kind under way at once.
 const MAX_IN_FLIGHT: usize = 100;
 /// Most windows of `rate`, most steps of `requeue`.
-const MAX_STEPS: usize = 8;
+pub(super) const MAX_STEPS: usize = 8;
 
 /// How a request's items travel, as the file has it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Travel {
     pub(crate) lane: Option<Expr>,
+    /// Index of the request whose lanes it shares, once all are read.
+    pub(crate) lane_with: Option<usize>,
     pub(crate) pace: Option<Time>,
     pub(crate) newest: Option<Expr>,
     /// Of an item that is not the newest, this field is left out, and the rest is sent.
@@ -48,12 +51,20 @@ pub(crate) struct Travel {
     pub(crate) once: Option<OnceDef>,
     pub(crate) combine: bool,
     pub(crate) rates: Vec<Rate>,
+    /// … or by a choice of the config.
+    pub(crate) rates_by: Option<RatesBy>,
+    /// Requests with the same text share their rate.
+    pub(crate) bucket: Option<Expr>,
     /// Index of the other request, once all are read.
     pub(crate) spill: Option<usize>,
+    /// Tests of the config that switch it off, or on for everything.
+    pub(crate) spill_never: Vec<Expr>,
+    pub(crate) spill_always: Vec<Expr>,
     pub(crate) in_flight: Option<usize>,
     pub(crate) gate: Option<String>,
     pub(crate) requeue: Vec<Duration>,
     pub(crate) stale_after: Option<Duration>,
+    pub(crate) dead_after: Option<Duration>,
     pub(crate) retry_for: Option<Duration>,
 }
 
@@ -113,6 +124,10 @@ impl Travel {
             pace: self.pace.clone(),
             once,
             rates: self.rates.clone(),
+            rates_by: self.rates_by.clone(),
+            bucket: self.bucket.as_ref().map(&mut *f),
+            spill_never: self.spill_never.iter().map(&mut *f).collect(),
+            spill_always: self.spill_always.iter().map(&mut *f).collect(),
             gate: self.gate.clone(),
             requeue: self.requeue.clone(),
             ..*self
@@ -186,7 +201,7 @@ fn whole<'s>(expr: &'s Expr, scene: &'s Scene<'s>, digests: &mut Digests<'s>) ->
 }
 
 /// The first 128 bits of SHA-256 over the parts, each after its length. Persisted: must be kept stable.
-fn digest(parts: &[&str]) -> u128 {
+pub(super) fn digest(parts: &[&str]) -> u128 {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
@@ -205,16 +220,18 @@ impl Compiler<'_> {
         let mut travel = Travel::default();
         for (key, node) in members {
             match key.text.as_str() {
-                "lane" => travel.lane = self.single(node, "lane"),
+                "lane" => travel.lane = self.lane(node),
                 "newest" => (travel.newest, travel.newest_without) = self.newest(node),
                 "once" => travel.once = self.once(node),
                 "pace" => travel.pace = self.time_or_config(node, "pace"),
                 "combine" => travel.combine = self.yes_no(node, "combine"),
-                "rate" => travel.rates = self.rates(node, batched),
+                "rate" => (travel.rates, travel.rates_by) = self.rate_of(node, batched),
+                "bucket" => travel.bucket = self.bucket(node),
                 "in_flight" => travel.in_flight = self.in_flight(node),
                 "gate" => travel.gate = self.gate(node),
                 "requeue" => travel.requeue = self.requeue(node),
                 "stale_after" => travel.stale_after = self.some_time(node, "stale_after"),
+                "dead_after" => travel.dead_after = self.some_time(node, "dead_after"),
                 "retry_for" => travel.retry_for = self.some_time(node, "retry_for"),
                 _ => {}
             }
@@ -224,6 +241,7 @@ impl Compiler<'_> {
                     ("lane", "which items are combined"),
                     ("batch", "only items that travel together are combined"),
                 ],
+                "bucket" => &[("rate", "what is shared is how much there may be of it")],
                 "spill" => &[("rate", "without one there is always room")],
                 "requeue" => &[("replies", "the reader says which items are missing")],
                 _ => &[],
@@ -241,7 +259,7 @@ impl Compiler<'_> {
     }
 
     /// A time above zero.
-    fn some_time(&mut self, node: &Node, key: &str) -> Option<Duration> {
+    pub(super) fn some_time(&mut self, node: &Node, key: &str) -> Option<Duration> {
         let time = self.duration(node, key)?;
         if time.is_zero() {
             self.shape(node, format!("`{key}` is more than nothing"));
@@ -328,64 +346,6 @@ impl Compiler<'_> {
         None
     }
 
-    fn rates(&mut self, node: &Node, batched: bool) -> Vec<Rate> {
-        let one = std::slice::from_ref(node);
-        let items: &[Node] = match &node.kind {
-            Kind::List(items) => items,
-            _ => one,
-        };
-        if items.is_empty() || items.len() > MAX_STEPS {
-            self.shape(node, format!("`rate` is one to {MAX_STEPS} windows"));
-            return Vec::new();
-        }
-        items
-            .iter()
-            .filter_map(|node| self.rate(node, batched))
-            .collect()
-    }
-
-    fn rate(&mut self, node: &Node, batched: bool) -> Option<Rate> {
-        let members = self.group_of(node, "a rate");
-        self.known_keys(members, &["requests", "items", "per"], "a rate");
-        let (of, count) = match (find(members, "requests"), find(members, "items")) {
-            (Some(count), None) => (RateOf::Requests, self.count(count, "requests")),
-            (None, Some(count)) => {
-                let count = self.count(count, "items");
-                // One request carries one item.
-                let of = if batched {
-                    RateOf::Items
-                } else {
-                    RateOf::Requests
-                };
-                (of, count)
-            }
-            _ => {
-                self.faults.push(
-                    "missing",
-                    node.span.clone(),
-                    "a rate counts `requests` or `items`".to_owned(),
-                    Some("for example { requests: 10, per: 1 s }".to_owned()),
-                );
-                return None;
-            }
-        };
-        let Some(per) = find(members, "per") else {
-            self.faults.push(
-                "missing",
-                node.span.clone(),
-                "a rate needs `per`".to_owned(),
-                Some("for example { requests: 10, per: 1 s }".to_owned()),
-            );
-            return None;
-        };
-        let per = self.some_time(per, "per")?;
-        let Ok(n) = u32::try_from(count?) else {
-            self.shape(node, "a rate has at most 4,294,967,295");
-            return None;
-        };
-        Some(Rate { n, per, of })
-    }
-
     fn in_flight(&mut self, node: &Node) -> Option<usize> {
         let count = self.count(node, "in_flight")?;
         if count > MAX_IN_FLIGHT {
@@ -426,61 +386,11 @@ impl Compiler<'_> {
             .collect()
     }
 
-    /// What names other requests: `spill` and `gate`.
+    /// What names other requests: `spill`, `lane` and `gate`.
     pub(super) fn link(&mut self, requests: &[(Key, Node)]) {
-        let named: Vec<(usize, &Node)> = (0..requests.len())
-            .filter_map(|at| {
-                let members = requests.get(at)?.1.group()?;
-                Some((at, find(members, "spill")?))
-            })
-            .collect();
-        for (at, node) in named {
-            let Some(name) = self.plain_text(node, "spill") else {
-                continue;
-            };
-            let target = self.requests.iter().position(|def| def.name == name);
-            let Some(target) = target else {
-                let known = self.requests.iter().map(|def| def.name.as_str());
-                let help = did_you_mean(&name, known);
-                self.faults.push(
-                    "name",
-                    node.span.clone(),
-                    format!("there is no request `{name}` to spill to"),
-                    help,
-                );
-                continue;
-            };
-            if let Some(wrong) = self.spill_fault(at, target) {
-                self.faults.push(
-                    "spill",
-                    node.span.clone(),
-                    format!("`{}` cannot spill to `{name}`: {wrong}", self.requests[at].name),
-                    Some("a spill target has no `batch`, no `item`, and uses nothing of the event but its item".to_owned()),
-                );
-                continue;
-            }
-            self.requests_used.insert(target);
-            if let Some(request) = self.requests.get_mut(at) {
-                request.travel.spill = Some(target);
-            }
-        }
+        self.link_spills(requests);
+        self.link_lanes(requests);
         self.lonely_gates(requests);
-    }
-
-    /// Why items of one request cannot go by the other.
-    fn spill_fault(&self, from: usize, to: usize) -> Option<&'static str> {
-        let target: &RequestDef = self.requests.get(to)?;
-        if from == to {
-            Some("that is the same request")
-        } else if target.batched {
-            Some("it has a `batch`, and what is spilled goes one by one")
-        } else if target.shape.is_some() {
-            Some("it puts a shape of its own around the item")
-        } else if !target.holes.is_empty() {
-            Some("its address, headers or body use the event, and only the item is there")
-        } else {
-            None
-        }
     }
 
     /// A gate named once is no gate shared.

@@ -487,7 +487,10 @@ impl Compiler<'_> {
             let when = self.conditions(when, scope);
             match Outcome::named(then.text().unwrap_or("")) {
                 Some(then) => rules.push(Rule { when, then }),
-                None => self.shape(then, "`then` is delivered, retry, bisect, reject or pause"),
+                None => self.shape(
+                    then,
+                    "`then` is delivered, retry, bisect, split, reject or pause",
+                ),
             }
         }
         rules

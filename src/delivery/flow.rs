@@ -6,8 +6,8 @@
 //!
 //! Each request of the plan has a line of its own: its gate (or one it shares), its rate, its jobs. The rooms:
 //! `slots` (events without outcome), `books` (outcomes), `lanes` (order), `buckets` (rates), `marks` (what was sent
-//! last), `notes` (what must be known after a restart), `send` (what goes out next), `verdicts` (what became of it),
-//! `apart` (what must not wait in memory).
+//! last), `notes` (what must be known after a restart), `send` (what goes out next), `verdicts` (what became of it;
+//! `divide` and `refusals` are its side rooms), `apart` (what must not wait in memory).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -21,16 +21,20 @@ use super::gate::Gate;
 use crate::blueprint::{ItemKeys, Mapping, Part, PartResult, Request, Verdict};
 use crate::clock::Millis;
 use crate::journal::{Mark, Outcome, Seq};
-use crate::vendor::replies::{ItemVerdict, Room};
+use crate::vendor::replies::{IfAll, ItemVerdict, Room};
 
 mod apart;
 mod books;
 mod buckets;
+mod divide;
+mod fields;
 mod lanes;
 mod marks;
 mod notes;
 mod options;
+mod refusals;
 mod send;
+mod shared;
 mod slots;
 mod verdicts;
 
@@ -43,11 +47,15 @@ pub(super) use marks::Held;
 pub(super) use options::FlowOptions;
 #[cfg(test)]
 pub(super) use options::Rules;
+pub(super) use shared::Directory;
 pub(super) use slots::paused_reasons;
 
 use books::{Apart, Books};
+use fields::Known;
 use lanes::{Lanes, Waiting};
 use marks::Marks;
+use refusals::{Row, Suppressed};
+use shared::Shared;
 use slots::{Ended, Fate, Slot, Slots, Standing, bit, dead};
 
 /// A held event is looked at again at least this often.
@@ -119,6 +127,8 @@ pub(super) struct Job {
     split: bool,
     /// How often items of it were sent again at once.
     rounds: u32,
+    /// How often it waited because its items have to.
+    waits: u32,
 }
 
 /// Why items are given up.
@@ -138,8 +148,14 @@ pub(super) struct Heard {
     pub answer: String,
     /// What a reader of replies has to say, for people.
     pub note: Option<String>,
-    /// Why to pause when everything is refused like this.
-    pub if_all: Option<&'static str>,
+    /// When to pause because everything is refused like this.
+    pub if_all: Option<IfAll>,
+    /// How long a pause is left alone.
+    pub look_after: Option<std::time::Duration>,
+    /// A rate was broken.
+    pub slow: bool,
+    /// Fields the vendor may not have are looked up first.
+    pub look_up: bool,
     /// What the vendor says is left of its rate limit.
     pub room: Option<Room>,
 }
@@ -160,6 +176,10 @@ struct Line {
     /// By when they may go.
     retries: BTreeMap<(Millis, u64), Job>,
     bucket: Bucket,
+    /// The rate it keeps together with others.
+    shared: Option<Shared>,
+    /// Of the fields it writes.
+    known: Known,
     in_flight: usize,
     /// Items in memory that are its own.
     items: usize,
@@ -172,8 +192,8 @@ struct Line {
 struct Door {
     gate: Gate,
     in_flight: usize,
-    /// Items refused one after the other, with nothing taken in between.
-    refused_in_row: u32,
+    /// Refused one after the other, with nothing taken in between.
+    row: Row,
 }
 
 /// The heart of a pipeline.
@@ -185,6 +205,7 @@ pub(super) struct Flow {
     doors: Vec<Door>,
     lanes: Lanes,
     marks: Marks,
+    suppressed: Suppressed,
     slots: Slots,
     books: Books,
     /// The line that is asked first for the next job.
@@ -212,6 +233,8 @@ impl Flow {
             ready: VecDeque::new(),
             retries: BTreeMap::new(),
             bucket: Bucket::new(windows),
+            shared: None,
+            known: Known::default(),
             in_flight: 0,
             items: 0,
             apart: false,
@@ -219,7 +242,7 @@ impl Flow {
         let door = || Door {
             gate: Gate::new(),
             in_flight: 0,
-            refused_in_row: 0,
+            row: Row::default(),
         };
         Self {
             batcher: Batcher::new(limits),
@@ -231,6 +254,7 @@ impl Flow {
             doors: options.requests.iter().map(|_| door()).collect(),
             lanes: Lanes::default(),
             marks: Marks::default(),
+            suppressed: Suppressed::default(),
             slots: Slots::default(),
             books: Books::default(),
             turn: 0,
@@ -480,11 +504,17 @@ impl Flow {
         if let Some(ended) = self.waits_outside(request, now_ms) {
             return Err(ended);
         }
+        if let Some(ended) = self.lacks_fields(request, json) {
+            return Err(ended);
+        }
         let Some(rules) = self.options.requests.get(request) else {
             return Ok((None, None));
         };
         let mut keys = rules.keys(keys);
         let lane = keys.lane;
+        if let Some(reason) = self.suppressed.reason(lane, now_ms) {
+            return Err(Ended::As(Fate::Skipped(reason.to_owned())));
+        }
         if keys.newest.is_none() && keys.once.is_none() {
             return Ok((lane, None));
         }
@@ -655,6 +685,17 @@ impl Flow {
             .collect()
     }
 
+    /// Requests that share their rate keep it together with others from now on. Call it when what was sent earlier is
+    /// known, and before anything is sent.
+    pub(super) fn share(&mut self, directory: &Directory) {
+        for (line, rules) in self.lines.iter_mut().zip(&self.options.requests) {
+            if let Some(key) = rules.bucket {
+                let who = format!("{} {}", self.options.feed, rules.name);
+                line.shared = Some(directory.join(key, &rules.rate, who, &line.bucket));
+            }
+        }
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -677,6 +718,7 @@ impl Job {
             search: None,
             split: false,
             rounds: 0,
+            waits: 0,
         }
     }
 

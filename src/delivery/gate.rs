@@ -2,7 +2,8 @@
 //!
 //! *Open*: yes. *Waiting*: the vendor asked for a pause, or failed several times in a row; when the time is over one
 //! request goes out alone and decides. *Paused*: the vendor will have none of it (401, 403, 404, a redirect …): the
-//! backlog is kept, one request a minute looks whether that has changed, and an admin may have it look at once.
+//! backlog is kept, one request a minute (or as seldom as the vendor's reader says) looks whether that has changed, and
+//! an admin may have it look at once.
 
 use crate::clock::Millis;
 
@@ -32,6 +33,7 @@ enum State {
     Probing,
     Paused {
         why: Paused,
+        every_ms: Millis,
         probe_ms: Millis,
         probing: bool,
     },
@@ -102,10 +104,13 @@ impl Gate {
             State::Probing => self.state = State::Waiting { until_ms },
             State::Waiting { until_ms: until } => *until = until_ms.max(*until),
             State::Paused {
-                probe_ms, probing, ..
+                every_ms,
+                probe_ms,
+                probing,
+                ..
             } => {
                 if std::mem::take(probing) {
-                    *probe_ms = now_ms + PROBE_EVERY_MS;
+                    *probe_ms = now_ms.saturating_add(*every_ms);
                 }
             }
         }
@@ -141,8 +146,15 @@ impl Gate {
         self.failures
     }
 
-    /// The vendor will have none of it.
-    pub(crate) fn pause(&mut self, now_ms: Millis, reason: &'static str, detail: String) {
+    /// The vendor will have none of it. `look_after_ms`: how long until somebody looks, where it is not as usual.
+    pub(crate) fn pause(
+        &mut self,
+        now_ms: Millis,
+        reason: &'static str,
+        detail: String,
+        look_after_ms: Option<Millis>,
+    ) {
+        let every_ms = look_after_ms.unwrap_or(PROBE_EVERY_MS);
         let since_ms = match &self.state {
             State::Paused { why, .. } => why.since_ms,
             _ => now_ms,
@@ -153,7 +165,8 @@ impl Gate {
                 detail,
                 since_ms,
             },
-            probe_ms: now_ms + PROBE_EVERY_MS,
+            every_ms,
+            probe_ms: now_ms.saturating_add(every_ms),
             probing: false,
         };
     }
@@ -236,12 +249,12 @@ mod tests {
     #[test]
     fn a_paused_integration_is_tried_once_a_minute_or_when_told() {
         let mut gate = Gate::new();
-        gate.pause(1_000, "unauthorized", "status 401".into());
+        gate.pause(1_000, "unauthorized", "status 401".into(), None);
         gate.works();
         assert!(!gate.admits(60_999, 0) && gate.admits(61_000, 0));
         assert!(gate.sent());
         assert!(!gate.admits(200_000, 0));
-        gate.pause(62_000, "forbidden", "status 403".into());
+        gate.pause(62_000, "forbidden", "status 403".into(), None);
         let why = gate.paused().unwrap();
         assert_eq!((why.reason, why.since_ms), ("forbidden", 1_000));
         gate.resume(63_000);
@@ -253,5 +266,15 @@ mod tests {
         gate.sent();
         gate.works();
         assert!(gate.paused().is_none() && gate.admits(124_000, 5));
+    }
+
+    #[test]
+    fn a_pause_that_takes_people_is_looked_at_less_often() {
+        let mut gate = Gate::new();
+        gate.pause(0, "not_enough_credits", "402".into(), Some(3_600_000));
+        assert!(!gate.admits(3_599_999, 0) && gate.admits(3_600_000, 0));
+        gate.sent();
+        gate.failed(3_600_000, 1, false);
+        assert!(!gate.admits(7_199_999, 0) && gate.admits(7_200_000, 0));
     }
 }

@@ -106,6 +106,8 @@ struct Shared {
     clock: SharedClock,
     options: Options,
     pipelines: Arc<Mutex<HashMap<String, Pipeline>>>,
+    /// Rates that integrations of one account keep together.
+    buckets: flow::Directory,
 }
 
 /// What outsiders need of a running pipeline.
@@ -153,6 +155,7 @@ impl Delivery {
             clock,
             options,
             pipelines: Arc::default(),
+            buckets: flow::Directory::default(),
         };
         let stop = CancellationToken::new();
         let (syncs, requests) = mpsc::unbounded_channel();
@@ -431,6 +434,7 @@ async fn keep_running(
                     refresh: refresh.clone(),
                     status: kept.status.clone(),
                     rates: kept.rates.clone(),
+                    buckets: shared.buckets.clone(),
                 };
                 Worker::new(parts, &feed).run(&stop, &mut inbox).await
             }

@@ -52,6 +52,9 @@ pub(super) fn answer(
         answer: String::from_utf8_lossy(&answer.body).into_owned(),
         note: reading.note,
         if_all: reading.if_all,
+        look_after: reading.look_after,
+        slow: reading.slow || answer.status == 429,
+        look_up: reading.look_up,
         room: reading.room,
     }
 }
@@ -86,6 +89,9 @@ pub(super) fn silence(error: &SendError) -> Heard {
         answer: error.message.clone(),
         note: None,
         if_all: None,
+        look_after: None,
+        slow: false,
+        look_up: false,
         room: None,
     }
 }
@@ -115,7 +121,7 @@ pub(super) fn word(verdict: &HeardVerdict) -> &'static str {
     match verdict {
         HeardVerdict::All(Verdict::Delivered) => "delivered",
         HeardVerdict::All(Verdict::Retry { .. }) => "retry",
-        HeardVerdict::All(Verdict::Bisect) => "bisect",
+        HeardVerdict::All(Verdict::Bisect | Verdict::Split) => "bisect",
         HeardVerdict::All(Verdict::Reject) => "reject",
         HeardVerdict::All(Verdict::Pause { .. }) => "pause",
         HeardVerdict::Each(each) => match each.split_first() {
@@ -128,10 +134,10 @@ pub(super) fn word(verdict: &HeardVerdict) -> &'static str {
 fn one(verdict: &ItemVerdict) -> &'static str {
     match verdict {
         ItemVerdict::Delivered => "delivered",
-        ItemVerdict::Skip(_) => "skipped",
+        ItemVerdict::Skip(_) | ItemVerdict::Suppress { .. } => "skipped",
         ItemVerdict::Dead { .. } => "reject",
         ItemVerdict::Missing => "missing",
-        ItemVerdict::Again | ItemVerdict::AgainWithout(_) => "retry",
+        ItemVerdict::Again | ItemVerdict::AgainWithout(_) | ItemVerdict::Wait { .. } => "retry",
     }
 }
 

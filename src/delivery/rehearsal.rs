@@ -93,6 +93,9 @@ impl Rehearsal {
                 answer: String::new(),
                 note: None,
                 if_all: None,
+                look_after: None,
+                slow: false,
+                look_up: false,
                 room: None,
             };
             self.flow.heard(job, taken, self.now_ms, 0.5);

@@ -71,7 +71,7 @@ pub struct RequestStatus {
     pub state: State,
     /// Why, when it is not running: `unauthorized`, `forbidden`, …; `backoff` or `rate` while waiting.
     pub reason: Option<String>,
-    /// What the vendor answered.
+    /// What the vendor answered; or which fields are left out, because the vendor does not have them.
     pub detail: Option<String>,
     /// Since when it is paused (Unix ms).
     pub since_ms: Option<Millis>,

@@ -216,6 +216,7 @@ impl Bench {
             refresh: Some(self.refresh.clone()),
             status: self.status.clone(),
             rates: self.rates.clone(),
+            buckets: Default::default(),
         };
         Worker::new(parts, &feed)
     }

@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::flow::{Arrivals, Bucket, Flow, FlowOptions, Job, paused_reasons};
+use super::flow::{Arrivals, Bucket, Directory, Flow, FlowOptions, Job, paused_reasons};
 use super::status::Status;
 use super::{Sender, expiry, mapping, wire};
 use crate::blueprint::Tables;
@@ -31,6 +31,7 @@ use crate::registry::Integration;
 use crate::vendor::http::{Answer, SendError};
 use crate::vendor::refresh::Refresh;
 
+mod fields;
 mod report;
 
 use report::count;
@@ -85,6 +86,8 @@ pub(super) struct Parts {
     pub refresh: Option<Refresh>,
     pub status: Arc<Mutex<Status>>,
     pub rates: Rates,
+    /// Rates of several integrations.
+    pub buckets: Directory,
 }
 
 /// An order from outside.
@@ -114,6 +117,10 @@ enum Done {
         marks: Vec<Mark>,
         /// The rates were written down with it.
         noted: bool,
+    },
+    Fields {
+        looked: Box<fields::Looked>,
+        result: Result<Answer, SendError>,
     },
     Limits(Result<expiry::Backlog, JournalError>),
     Woken(Result<(), JournalError>),
@@ -160,6 +167,7 @@ pub(super) struct Worker {
     /// Of the tables, see [`Flow::tables_changed`].
     generation: u64,
     relieve_at_ms: Millis,
+    fields: fields::Watch,
     parked_reading: bool,
     /// Parked records in memory.
     parked_known: HashSet<Seq>,
@@ -191,6 +199,7 @@ impl Worker {
         let rates = std::mem::take(&mut *parts.rates.lock());
         flow.recall(&feed.note, rates, parts.clock.now_ms());
         flow.ended_earlier(feed.parts.clone());
+        flow.share(&parts.buckets);
         let ordered = FlowOptions::ordered(plan);
         let mut worker = Self {
             flow,
@@ -210,6 +219,7 @@ impl Worker {
             asking: false,
             generation: 0,
             relieve_at_ms: 0,
+            fields: fields::Watch::default(),
             parked_reading: false,
             parked_known: HashSet::new(),
             parked_settled: Vec::new(),
@@ -297,7 +307,10 @@ impl Worker {
     /// An order from outside.
     pub(super) fn obey(&mut self, order: Order) {
         match order {
-            Order::Resume => self.flow.resume(self.parts.clock.now_ms()),
+            Order::Resume => {
+                self.fields = fields::Watch::default();
+                self.flow.resume(self.parts.clock.now_ms());
+            }
         }
     }
 
@@ -509,6 +522,7 @@ impl Worker {
         let Some(request) = job.wire.clone() else {
             return;
         };
+        self.watch_fields(job.batch.request, &request, now_ms);
         let timeout = Duration::from_millis(self.parts.integration.tuning.timeout_ms);
         let sending = self.parts.sender.send(request, timeout);
         let job = Box::new(job);
@@ -648,6 +662,7 @@ impl Worker {
                 self.parked_settled.extend(unparked);
                 self.forget_settled();
             }
+            Done::Fields { looked, result } => self.take_fields(*looked, result, now_ms),
             Done::Limits(Ok(backlog)) => {
                 self.checking_limits = false;
                 self.expire(&backlog);

@@ -91,6 +91,12 @@ impl SendErrorKind {
             Self::Malformed => "malformed",
         }
     }
+
+    /// The request may have arrived all the same: sent again, it may count twice where a vendor knows no repeats.
+    #[must_use]
+    pub fn is_ambiguous(self) -> bool {
+        matches!(self, Self::Timeout | Self::Reset | Self::Malformed)
+    }
 }
 
 /// A request that got no answer.

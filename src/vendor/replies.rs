@@ -4,9 +4,10 @@
 //! A blueprint names one by `replies: name`. Where a reader says [`Reads::Common`] (and where there is none) the
 //! blueprint's `responses` decide, then the rules common to all vendors.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::blueprint::Verdict;
+use crate::blueprint::{Request, Verdict};
 
 /// A reply, and the request it answers, as far as readers look at them.
 pub struct ReplyFacts<'a> {
@@ -40,9 +41,26 @@ pub struct Reading {
     pub room: Option<Room>,
     /// A sentence for people, shown instead of the body (which key is wrong, where to allow an address).
     pub note: Option<String>,
-    /// Were every item refused like this, none of them would be at fault (a wrong app id): after many such refusals in a
-    /// row, with nothing taken in between, the request is paused for this reason instead.
-    pub if_all: Option<&'static str>,
+    /// Were every item refused like this, none of them would be at fault (a wrong app id).
+    pub if_all: Option<IfAll>,
+    /// With a pause: how long until a request looks whether it is over; none = as after any other.
+    pub look_after: Option<Duration>,
+    /// A rate was broken, whatever the status (a 429 says so by itself): half as fast for a while.
+    pub slow: bool,
+    /// The vendor may not have a field that was written: what it has is looked up, and what it has not is left out,
+    /// before the verdict counts. For requests with `fields` in the blueprint.
+    pub look_up: bool,
+}
+
+/// After how many refusals in a row, with nothing taken in between, a request is paused instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IfAll {
+    /// Why it is then paused: a metric label.
+    pub reason: &'static str,
+    /// So many items.
+    pub in_row: u32,
+    /// Only those count that were refused in the same words.
+    pub alike: bool,
 }
 
 impl Reading {
@@ -60,6 +78,9 @@ impl Reading {
             room: None,
             note: None,
             if_all: None,
+            look_after: None,
+            slow: false,
+            look_up: false,
         }
     }
 }
@@ -96,6 +117,22 @@ pub enum ItemVerdict {
     Again,
     /// At once again, without this field of the item (who asks for it sees that the item still has it).
     AgainWithout(&'static str),
+    /// Again after a while, the others of its lane behind it. Other items go on meanwhile.
+    Wait {
+        /// So long, at least.
+        after: Duration,
+        /// At most so often; then it is dead for `reason`.
+        times: u32,
+        /// Short and of a closed set: a metric label.
+        reason: &'static str,
+    },
+    /// As [`ItemVerdict::Skip`]; and all that is about the same person (its lane) is skipped like it for so long.
+    Suppress {
+        /// A metric label.
+        reason: &'static str,
+        /// For how long.
+        lasts: Duration,
+    },
 }
 
 /// What the vendor's headers say of its rate limit: adopted for the request's own bucket.
@@ -111,6 +148,23 @@ pub struct Room {
 
 /// Reads a reply.
 pub type Reader = fn(&ReplyFacts<'_>) -> Reading;
+
+/// How to find out which fields a vendor has, for requests it refuses as a whole when they write another one.
+#[derive(Debug)]
+pub struct Fields {
+    /// The request that lists them, for a request that writes some; none when any may be written.
+    pub ask: fn(&Request) -> Option<Request>,
+    /// The fields there are, in small letters, from the body of its answer.
+    pub read: fn(&Request, &[u8]) -> Option<BTreeSet<String>>,
+    /// Where an item has its own.
+    pub inside: &'static str,
+}
+
+/// How to look up the fields of requests whose replies this reader reads.
+#[must_use]
+pub fn fields(reader: &str) -> Option<&'static Fields> {
+    (reader == "pendo_metadata").then_some(&super::pendo::fields::FIELDS)
+}
 
 /// The reader a blueprint names by `replies`; none when there is no such reader.
 #[must_use]

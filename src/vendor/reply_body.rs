@@ -1,6 +1,8 @@
 //! What readers of replies share: looking into a JSON body, cutting what a vendor said to a readable length.
 //! Knows no vendor.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::replies::{ItemVerdict, Reading, Reads, ReplyFacts};
@@ -49,6 +51,18 @@ pub(super) fn pause(reason: &'static str, note: impl Into<String>) -> Reading {
     Reading {
         note: Some(note.into()),
         ..Reading::of(Reads::All(Verdict::Pause { reason }))
+    }
+}
+
+/// As [`pause`], looked at again only after so long.
+pub(super) fn pause_long(
+    reason: &'static str,
+    look_after: Duration,
+    note: impl Into<String>,
+) -> Reading {
+    Reading {
+        look_after: Some(look_after),
+        ..pause(reason, note)
     }
 }
 

@@ -516,9 +516,10 @@ requests:
         );
     }
     let batched = optimizely(json!({}));
-    for status in [400, 413, 422] {
+    for status in [400, 422] {
         assert_eq!(batched.verdict(0, &reply(status, "")), Verdict::Bisect);
     }
+    assert_eq!(batched.verdict(0, &reply(413, "")), Verdict::Split);
 
     // An unbatched request may use the event around its item.
     let posted = |more: Value| {

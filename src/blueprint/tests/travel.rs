@@ -151,6 +151,145 @@ fn items_are_known_by_what_they_say() {
     assert_eq!((bare[0].lane, bare[0].once), (None, None));
 }
 
+const ACCOUNTS: &str = r#"
+blueprint: test/accounts
+title: T
+about: T
+config:
+  key: { type: secret, label: Key }
+  group: { type: text, label: Group, optional: true }
+  plan: { type: choice, label: Plan, options: [small, large], default: small }
+  mode: { type: choice, label: Mode, options: [auto, batch, single], default: auto }
+track:
+  any other event:
+    person: { who: =userId }
+    events: { who: =userId }
+requests:
+  person:
+    post: https://api.example.com/people
+    headers: { key: =config.key }
+    body: =item
+    lane: =userId
+  events:
+    post: https://api.example.com/batch
+    batch: { items: 50, wait: 1 s }
+    body: { events: =items }
+    lane: { key: =userId, with: person }
+    rate:
+      by: =config.plan
+      small: { requests: 100, per: 1 h }
+      large: [ { requests: 200, per: 1 h }, { requests: 20, per: 1 s } ]
+    bucket: "batches {first(config.group, config.key)}"
+    spill: { to: event, never: '=is(config.mode, "batch")', always: '=is(config.mode, "single")' }
+    dead_after: 24 h
+  event:
+    post: https://api.example.com/events
+    body: =item
+    rate: { requests: 10, per: 1 s }
+    bucket: "events {first(config.group, config.key)}"
+examples:
+  - name: both
+    event: { type: track, event: x, userId: u }
+    sends: { person: { who: u }, events: { who: u } }
+"#;
+
+#[test]
+fn rates_go_by_a_choice_and_accounts_keep_them_together() {
+    let events = |config: Value| {
+        let plan = plan_with(ACCOUNTS, config);
+        plan.requests()[1].clone()
+    };
+    let small = events(json!({"key": "a"}));
+    let windows = |rates: &[Rate]| rates.iter().map(|rate| rate.n).collect::<Vec<_>>();
+    assert_eq!(windows(&small.rates), [100]);
+    assert_eq!(
+        windows(&events(json!({"key": "a", "plan": "large"})).rates),
+        [200, 20]
+    );
+    assert_eq!(small.lane_with, Some(0));
+    assert_eq!(small.dead_after, Some(Duration::from_secs(86_400)));
+    // The same key, or the same name: the same bucket, and another for other requests.
+    let bucket = |config: Value| events(config).bucket.expect("a bucket");
+    assert_eq!(
+        small.bucket,
+        Some(bucket(json!({"key": "a", "plan": "large"})))
+    );
+    assert_ne!(bucket(json!({"key": "a"})), bucket(json!({"key": "b"})));
+    assert_eq!(
+        bucket(json!({"key": "a", "group": "ours"})),
+        bucket(json!({"key": "b", "group": "ours"}))
+    );
+    let plan = plan_with(ACCOUNTS, json!({"key": "a"}));
+    assert_ne!(plan.requests()[1].bucket, plan.requests()[2].bucket);
+    for (mode, spill, always) in [
+        ("auto", Some(2), false),
+        ("batch", None, false),
+        ("single", Some(2), true),
+    ] {
+        let events = events(json!({"key": "a", "mode": mode}));
+        assert_eq!(
+            (events.spill, events.spill_always),
+            (spill, always),
+            "{mode}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_shared_is_refused() {
+    for (from, to, says) in [
+        (
+            "      small: { requests: 100, per: 1 h }\n",
+            "",
+            "how much it is for `small`",
+        ),
+        ("      large: [", "      larger: [", "did you mean `large`?"),
+        (
+            "by: =config.plan",
+            "by: =config.group",
+            "`by` is a choice of the config",
+        ),
+        (
+            "by: =config.plan",
+            "by: =userId",
+            "`userId` is not known here",
+        ),
+        (
+            "bucket: \"batches {first(config.group, config.key)}\"",
+            "bucket: =userId",
+            "`userId` is not known here",
+        ),
+        (
+            "    rate: { requests: 10, per: 1 s }\n",
+            "",
+            "`bucket` needs `rate`",
+        ),
+        ("with: person", "with: persons", "did you mean `person`?"),
+        (
+            "with: person",
+            "with: events",
+            "another request that has a `lane`",
+        ),
+        (
+            "with: person",
+            "with: event",
+            "another request that has a `lane`",
+        ),
+        ("with: person ", "", "`lane` needs `with`"),
+        ("to: event,", "", "`spill` needs `to`"),
+        (
+            "never: '=is(config.mode, \"batch\")'",
+            "never: =userId",
+            "`userId` is not known here",
+        ),
+    ] {
+        assert!(ACCOUNTS.contains(from), "{from}");
+        let text = ACCOUNTS.replacen(from, to, 1);
+        let shown = render("x.yaml", &text, &check(&text).diagnostics);
+        assert!(shown.contains(says), "{says} in {shown}");
+    }
+}
+
 /// SHA-256 of the length (eight bytes, little-endian) and the text `u`: the first eight bytes.
 const LANE_OF_U: u64 = 9527873288850269342;
 

@@ -35,6 +35,8 @@ pub(in super::super) struct RequestState {
     pub waiting: usize,
     /// Its events are set apart in the journal.
     pub apart: bool,
+    /// Fields it would write and the vendor does not have.
+    pub lacking: Vec<String>,
 }
 
 impl Flow {
@@ -67,9 +69,26 @@ impl Flow {
         }
         let spills = rules.spill.is_some();
         let until_ms = gate.wakes_ms().unwrap_or(now_ms);
-        let bucket_ms = self.lines.get_mut(request)?.bucket.opens_ms(now_ms, 1);
+        let bucket_ms = self.lines.get_mut(request)?.rate_opens_ms(now_ms, 1);
         let until_ms = until_ms.max(bucket_ms.filter(|_| !spills).unwrap_or(now_ms));
         (until_ms > now_ms + LONG_MS).then_some(until_ms)
+    }
+
+    /// A request is paused: whoever shares its lanes does not wait for it, but for the one item that looks whether it
+    /// works again.
+    pub(super) fn let_others_pass(&mut self, request: usize, now_ms: Millis) {
+        let mut others = self.options.requests.iter().enumerate();
+        if others.any(|(at, rules)| {
+            at != request && rules.lanes == request && !self.carries(request, at)
+        }) {
+            self.set_request_apart(request, now_ms.saturating_add(PAUSED_RECHECK_MS), now_ms);
+        }
+    }
+
+    /// Does the one request only carry items of the other?
+    fn carries(&self, of: usize, carrier: usize) -> bool {
+        let rules = self.options.requests.get(of);
+        rules.and_then(|rules| rules.spill) == Some(carrier)
     }
 
     fn set_request_apart(&mut self, request: usize, due_ms: Millis, now_ms: Millis) {
@@ -188,7 +207,11 @@ impl Flow {
 
     /// An admin says: try now. What a vendor's rate forbids stays forbidden.
     pub(in super::super) fn resume(&mut self, now_ms: Millis) {
+        self.forget_fields();
         for door in &mut self.doors {
+            if door.gate.paused().is_some() {
+                door.row.insist();
+            }
             door.gate.resume(now_ms);
         }
         for (line, rules) in self.lines.iter_mut().zip(&self.options.requests) {
@@ -211,8 +234,7 @@ impl Flow {
             };
             let by_gate = door.gate.wakes_ms();
             let by_rate = line
-                .bucket
-                .opens_ms(now_ms, 1)
+                .rate_opens_ms(now_ms, 1)
                 .filter(|at_ms| *at_ms > now_ms && line.items > 0);
             states.push(RequestState {
                 name: rules.name.clone(),
@@ -222,6 +244,7 @@ impl Flow {
                 in_flight: line.in_flight,
                 waiting: line.items,
                 apart: line.apart,
+                lacking: line.known.lacking.iter().cloned().collect(),
             });
         }
         states

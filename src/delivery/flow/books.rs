@@ -38,7 +38,14 @@ pub(super) struct Books {
 const PARTS_WAIT_MS: Millis = 100;
 
 /// Reasons found on the way: the mapping of an event does not tell them afterwards.
-const ON_THE_WAY: [&str; 4] = ["superseded", "unchanged", "stale", "missing"];
+const ON_THE_WAY: [&str; 6] = [
+    "superseded",
+    "unchanged",
+    "stale",
+    "missing",
+    "opted_out",
+    "metadata_field_missing",
+];
 
 /// A settle, and what metrics want to know of it.
 #[derive(Debug)]

@@ -106,22 +106,54 @@ impl Bucket {
         if requests > 0 {
             earlier.answered_ms = Some(now_ms);
         }
-        if earlier.declared == self.declared {
-            *self = earlier;
+        earlier.redeclare(&self.declared);
+        *self = earlier;
+    }
+
+    /// These windows are declared from now on: what the vendor said holds all the same, and what was sent lately
+    /// counts.
+    pub(super) fn redeclare(&mut self, windows: &[Window]) {
+        if self.declared == windows {
             return;
         }
-        // Other windows were declared: what the vendor said holds all the same, and what was sent lately counts.
-        self.vendor = earlier.vendor;
-        self.answered_ms = earlier.answered_ms;
+        let earlier = std::mem::replace(&mut self.logs, Self::new(windows).logs);
         for log in &mut self.logs {
             let known = earlier
-                .logs
                 .iter()
                 .find(|known| known.window.per_ms == log.window.per_ms);
             if let Some(known) = known {
                 log.spent.clone_from(&known.spent);
                 (log.requests, log.items) = (known.requests, known.items);
             }
+        }
+        self.declared = windows.to_vec();
+    }
+
+    /// What another bucket knows was sent, and what it was told, count here too.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        for log in &mut self.logs {
+            let known = other
+                .logs
+                .iter()
+                .find(|known| known.window.per_ms == log.window.per_ms);
+            if let Some(known) = known {
+                let mut spent: Vec<Spent> =
+                    log.spent.drain(..).chain(known.spent.clone()).collect();
+                spent.sort_by_key(|spent| spent.until_ms);
+                log.spent = spent.into();
+                log.requests += known.requests;
+                log.items += known.items;
+            }
+        }
+        self.vendor.extend(other.vendor.iter().copied());
+    }
+
+    /// Nobody will tell of the answers of these: they count as answered now.
+    pub(super) fn given_up(&mut self, now_ms: Millis, requests: u64, items: u64) {
+        self.under_way_requests = self.under_way_requests.saturating_sub(requests);
+        self.under_way_items = self.under_way_items.saturating_sub(items);
+        for log in &mut self.logs {
+            log.spend(now_ms, requests, items);
         }
     }
 

@@ -49,12 +49,18 @@ pub(in super::super) struct Rules {
     pub once_ms: Option<Millis>,
     /// How often it may be sent.
     pub rate: Vec<Window>,
+    /// Requests with the same one share their rates.
+    pub bucket: Option<u128>,
     /// Who carries its items while it may not be sent.
     pub spill: Option<usize>,
+    /// … and it never is.
+    pub spill_always: bool,
     /// How long an item that is missing at the vendor is set apart, time after time.
     pub requeue_ms: Vec<Millis>,
     /// Older events are not sent.
     pub stale_after_ms: Option<Millis>,
+    /// … and older ones than this are dead, unless they are replayed.
+    pub dead_after_ms: Option<Millis>,
     /// A job that has failed for this long is given up.
     pub retry_for_ms: Millis,
 }
@@ -141,8 +147,7 @@ fn rules_of(index: usize, request: &RequestPlan, all: &[RequestPlan], tuning: &T
     Rules {
         name: request.name.as_str().into(),
         limits: Limits {
-            items_max: request
-                .items_max
+            items_max: items_of(request)
                 .min(tuning.batch_items.unwrap_or(usize::MAX))
                 .min(window_items)
                 .max(1),
@@ -159,18 +164,30 @@ fn rules_of(index: usize, request: &RequestPlan, all: &[RequestPlan], tuning: &T
             .iter()
             .position(|other| gate_name(other) == name)
             .unwrap_or(index),
-        lanes: index,
+        lanes: request.lane_with.unwrap_or(index),
         pace_ms: request.pace.map_or(0, millis),
         newest: request.newest,
         newest_without: request.newest_without.as_deref().map(Into::into),
         once_ms: request.once.as_ref().map(|once| millis(once.lasts)),
         rate,
+        bucket: request.bucket,
         spill: request.spill,
+        spill_always: request.spill_always && request.spill.is_some(),
         requeue_ms: request.requeue.iter().map(|wait| millis(*wait)).collect(),
         stale_after_ms: request.stale_after.map(millis),
+        dead_after_ms: request.dead_after.map(millis),
         retry_for_ms: request
             .retry_for
             .map_or_else(|| seconds(tuning.retry_for_s), millis),
+    }
+}
+
+/// Nobody waits for company that is carried alone.
+fn items_of(request: &RequestPlan) -> usize {
+    if request.spill_always && request.spill.is_some() {
+        1
+    } else {
+        request.items_max
     }
 }
 

@@ -1,7 +1,7 @@
 //! What goes out next, and when there may be more. Pure.
 
-use super::slots::{Ended, Fate};
-use super::{Batch, Flow, Job};
+use super::slots::{Ended, Fate, dead};
+use super::{Batch, Flow, Job, Line, Origin};
 use crate::clock::Millis;
 
 /// Where the next job of a line stands.
@@ -92,7 +92,7 @@ impl Flow {
                 self.drop_outdated(&mut job, now_ms);
             }
             if !job.batch.items.is_empty() {
-                return Some(self.send_out(job));
+                return self.send_out(job, now_ms);
             }
         }
     }
@@ -105,7 +105,7 @@ impl Flow {
         }
         let (next, items) = self.candidate(request, now_ms)?;
         let line = self.lines.get_mut(request)?;
-        line.bucket.admits(now_ms, items).then_some(next)
+        line.admits(now_ms, items).then_some(next)
     }
 
     fn open(&self, request: usize, now_ms: Millis) -> bool {
@@ -117,7 +117,8 @@ impl Flow {
         else {
             return false;
         };
-        line.in_flight < rules.in_flight_max
+        !rules.spill_always
+            && line.in_flight < rules.in_flight_max
             && self
                 .doors
                 .get(rules.gate)
@@ -126,15 +127,15 @@ impl Flow {
 
     fn candidate(&self, request: usize, now_ms: Millis) -> Option<(Next, u64)> {
         let line = self.lines.get(request)?;
-        if let Some((key, job)) = line.retries.first_key_value()
-            && key.0 <= now_ms
-        {
+        let may_go = |job: &Job| self.lanes_open_ms(job).is_some_and(|at| at <= now_ms);
+        let mut due = line.retries.iter().take_while(|(key, _)| key.0 <= now_ms);
+        if let Some((key, job)) = due.find(|(_, job)| may_go(job)) {
             return Some((Next::Retry(*key), job.items()));
         }
         line.ready
             .iter()
             .enumerate()
-            .find(|(_, job)| self.lanes_open_ms(job).is_some_and(|at| at <= now_ms))
+            .find(|(_, job)| may_go(job))
             .map(|(index, job)| (Next::Ready(index), job.items()))
     }
 
@@ -157,8 +158,17 @@ impl Flow {
         Some(opens_ms)
     }
 
-    fn send_out(&mut self, mut job: Job) -> Job {
+    /// None when the rate is shared and somebody else was faster: then the job goes as soon as there is room again.
+    fn send_out(&mut self, mut job: Job, now_ms: Millis) -> Option<Job> {
         let request = job.batch.request;
+        let items = job.items();
+        if let Some(line) = self.lines.get_mut(request) {
+            if !line.sent(now_ms, items) {
+                line.retries.insert((now_ms, job.batch.id), job);
+                return None;
+            }
+            line.in_flight += 1;
+        }
         let gate = self.options.requests.get(request).map(|rules| rules.gate);
         let mut decides = false;
         if let Some(door) = gate.and_then(|gate| self.doors.get_mut(gate)) {
@@ -170,23 +180,21 @@ impl Flow {
         } else if job.trigger == "probe" {
             job.trigger = self.trigger(&job.batch);
         }
-        if let Some(line) = self.lines.get_mut(request) {
-            line.in_flight += 1;
-            line.bucket.sent(job.items());
-        }
         self.in_flight += 1;
-        job
+        Some(job)
     }
 
     /// Takes out of a job what has become too old, or older than what came since.
     fn drop_outdated(&mut self, job: &mut Job, now_ms: Millis) {
         let looks = |part: usize| {
-            self.options
-                .requests
-                .get(part)
-                .is_some_and(|rules| rules.newest || rules.stale_after_ms.is_some())
+            self.options.requests.get(part).is_some_and(|rules| {
+                rules.newest || rules.stale_after_ms.is_some() || rules.dead_after_ms.is_some()
+            })
         };
-        if !looks(job.batch.request) && !job.batch.items.iter().any(|item| looks(item.part)) {
+        if self.suppressed.is_empty()
+            && !looks(job.batch.request)
+            && !job.batch.items.iter().any(|item| looks(item.part))
+        {
             return;
         }
         let mut kept = Vec::with_capacity(job.batch.items.len());
@@ -196,7 +204,7 @@ impl Flow {
                 job.wire = None;
             }
             match self.outdated(&item, now_ms) {
-                Some(reason) => gone.push((item, reason)),
+                Some(ended) => gone.push((item, ended)),
                 None => kept.push(item),
             }
         }
@@ -207,8 +215,8 @@ impl Flow {
         job.wire = None;
         let lanes: Vec<_> = gone.iter().map(|(item, _)| item.lane).collect();
         self.leave_lanes(job, &lanes);
-        for (item, reason) in gone {
-            self.end_item(item, Ended::As(Fate::Skipped(reason.to_owned())), now_ms);
+        for (item, fate) in gone {
+            self.end_item(item, Ended::As(fate), now_ms);
         }
     }
 
@@ -229,17 +237,42 @@ impl Flow {
         true
     }
 
-    fn outdated(&self, item: &super::Item, now_ms: Millis) -> Option<&'static str> {
+    fn outdated(&self, item: &super::Item, now_ms: Millis) -> Option<Fate> {
+        let skipped = |reason: &str| Some(Fate::Skipped(reason.to_owned()));
+        if let Some(reason) = self.suppressed.reason(item.lane, now_ms) {
+            return skipped(reason);
+        }
         if item
             .held
             .as_deref()
             .is_some_and(|held| self.marks.superseded(held))
         {
-            return Some("superseded");
+            return skipped("superseded");
         }
-        let stale_after_ms = self.options.requests.get(item.part)?.stale_after_ms?;
-        let age_ms = now_ms.saturating_sub(self.slots.get(item.slot)?.ts_ms);
-        (age_ms > stale_after_ms).then_some("stale")
+        let rules = self.options.requests.get(item.part)?;
+        let slot = self.slots.get(item.slot)?;
+        let age_ms = now_ms.saturating_sub(slot.ts_ms);
+        if rules
+            .stale_after_ms
+            .is_some_and(|after_ms| age_ms > after_ms)
+        {
+            return skipped("stale");
+        }
+        let replayed = matches!(
+            slot.origin,
+            Origin::Parked {
+                replay: Some(_),
+                ..
+            }
+        );
+        let late = rules
+            .dead_after_ms
+            .is_some_and(|after_ms| age_ms > after_ms);
+        (late && !replayed).then(|| {
+            let hours = age_ms / 3_600_000;
+            let detail = format!("it was {hours} h old when it could be sent; a replay sends it");
+            dead("too_late", detail)
+        })
     }
 
     /// A job has no items any more of these lanes, unless it still has others of them.
@@ -265,28 +298,28 @@ impl Flow {
     fn next_spilled(&mut self, request: usize, now_ms: Millis) -> Option<Job> {
         loop {
             let carrier = self.spills(request, now_ms)?;
-            if !self.open(carrier, now_ms) || !self.lines.get_mut(carrier)?.bucket.admits(now_ms, 1)
-            {
+            if !self.open(carrier, now_ms) || !self.lines.get_mut(carrier)?.admits(now_ms, 1) {
                 return None;
             }
             let mut job = self.take_oldest(request, carrier)?;
             self.drop_outdated(&mut job, now_ms);
             if !job.batch.items.is_empty() {
-                return Some(self.send_out(job));
+                return self.send_out(job, now_ms);
             }
         }
     }
 
     /// The request that carries the items of this one now, if it has any that wait for its rate alone.
     fn spills(&mut self, request: usize, now_ms: Millis) -> Option<usize> {
-        let carrier = self.options.requests.get(request)?.spill?;
+        let rules = self.options.requests.get(request)?;
+        let (carrier, always) = (rules.spill?, rules.spill_always);
         let line = self.lines.get_mut(request)?;
         let first = line.ready.front()?;
         if first.search.is_some() || first.split {
             return None;
         }
         let items = first.items();
-        (!line.bucket.has_room(now_ms, items)).then_some(carrier)
+        (always || !line.has_room(now_ms, items)).then_some(carrier)
     }
 
     /// Takes the first item out of the first job; it becomes a job of the carrier.
@@ -338,8 +371,8 @@ impl Flow {
         let own = self.jobs_wake_ms(request, now_ms);
         let spilled = self.spills(request, now_ms).and_then(|carrier| {
             let opens_ms = self.opens_ms(carrier, now_ms)?;
-            let bucket = &mut self.lines.get_mut(carrier)?.bucket;
-            Some(opens_ms.max(bucket.opens_ms(now_ms, 1)?))
+            let line = self.lines.get_mut(carrier)?;
+            Some(opens_ms.max(line.rate_opens_ms(now_ms, 1)?))
         });
         [own, spilled].into_iter().flatten().min()
     }
@@ -347,10 +380,7 @@ impl Flow {
     fn jobs_wake_ms(&mut self, request: usize, now_ms: Millis) -> Option<Millis> {
         let opens_ms = self.opens_ms(request, now_ms)?;
         let line = self.lines.get(request)?;
-        let retry = line
-            .retries
-            .first_key_value()
-            .map(|(key, job)| (key.0, job.items()));
+        let retry = self.first_retry(line, now_ms);
         let due = retry.is_some_and(|(at_ms, _)| at_ms <= now_ms);
         let ready = if due { None } else { self.first_ready(request) };
         let line = self.lines.get_mut(request)?;
@@ -358,10 +388,31 @@ impl Flow {
             .into_iter()
             .flatten()
             .filter_map(|(at_ms, items)| {
-                let bucket_ms = line.bucket.opens_ms(now_ms, items)?;
+                let bucket_ms = line.rate_opens_ms(now_ms, items)?;
                 Some(at_ms.max(opens_ms).max(bucket_ms))
             })
             .min()
+    }
+
+    /// The retry that can go first: one that is due, else by time.
+    fn first_retry(&self, line: &Line, now_ms: Millis) -> Option<(Millis, u64)> {
+        let mut first: Option<(Millis, u64)> = None;
+        for ((at_ms, _), job) in &line.retries {
+            if first.is_some_and(|(known, _)| known <= *at_ms) {
+                break;
+            }
+            let Some(opens_ms) = self.lanes_open_ms(job) else {
+                continue;
+            };
+            let at_ms = opens_ms.max(*at_ms);
+            if first.is_none_or(|(known, _)| at_ms < known) {
+                first = Some((at_ms, job.items()));
+            }
+            if at_ms <= now_ms {
+                break;
+            }
+        }
+        first
     }
 
     /// The job of `ready` that can go first, by time.
@@ -385,7 +436,7 @@ impl Flow {
         let rules = self.options.requests.get(request)?;
         let line = self.lines.get(request)?;
         let door = self.doors.get(rules.gate)?;
-        if line.in_flight >= rules.in_flight_max {
+        if rules.spill_always || line.in_flight >= rules.in_flight_max {
             return None;
         }
         match door.gate.wakes_ms() {

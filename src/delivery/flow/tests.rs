@@ -12,6 +12,8 @@ use super::*;
 use crate::blueprint::ItemKeys;
 use crate::journal::Settle;
 
+mod refused;
+
 fn rules(index: usize) -> Rules {
     Rules {
         name: format!("r{index}").into(),
@@ -28,9 +30,12 @@ fn rules(index: usize) -> Rules {
         newest_without: None,
         once_ms: None,
         rate: Vec::new(),
+        bucket: None,
         spill: None,
+        spill_always: false,
         requeue_ms: Vec::new(),
         stale_after_ms: None,
+        dead_after_ms: None,
         retry_for_ms: 3_600_000,
     }
 }
@@ -111,6 +116,9 @@ fn heard(verdict: Verdict) -> Heard {
         answer: "no".into(),
         note: None,
         if_all: None,
+        look_after: None,
+        slow: false,
+        look_up: false,
         room: None,
     }
 }

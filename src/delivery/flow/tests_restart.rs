@@ -30,9 +30,12 @@ fn options() -> FlowOptions {
         newest_without: None,
         once_ms: None,
         rate: Vec::new(),
+        bucket: None,
         spill: None,
+        spill_always: false,
         requeue_ms: Vec::new(),
         stale_after_ms: None,
+        dead_after_ms: None,
         retry_for_ms: 3_600_000,
     };
     let mut track = rules(0, "track", 1);
@@ -180,6 +183,9 @@ impl World {
             answer: String::new(),
             note: None,
             if_all: None,
+            look_after: None,
+            slow: false,
+            look_up: false,
             room: None,
         };
         self.flow.heard(job, heard, self.now_ms, chance);

@@ -29,9 +29,12 @@ fn rules(index: usize, name: &str, items_max: usize) -> Rules {
         newest_without: None,
         once_ms: None,
         rate: Vec::new(),
+        bucket: None,
         spill: None,
+        spill_always: false,
         requeue_ms: Vec::new(),
         stale_after_ms: None,
+        dead_after_ms: None,
         retry_for_ms: 600_000,
     }
 }
@@ -279,7 +282,24 @@ impl World {
             2 => HeardVerdict::All(Verdict::Pause {
                 reason: "forbidden",
             }),
-            3 => HeardVerdict::All(Verdict::Bisect),
+            3 => HeardVerdict::All(if n % 2 == 0 {
+                Verdict::Split
+            } else {
+                Verdict::Bisect
+            }),
+            8 => HeardVerdict::Each(
+                (0..n)
+                    .map(|index| match index % 3 {
+                        0 => ItemVerdict::Wait {
+                            after: std::time::Duration::from_secs(2),
+                            times: 4,
+                            reason: "in_process",
+                        },
+                        1 => ItemVerdict::Again,
+                        _ => ItemVerdict::Delivered,
+                    })
+                    .collect(),
+            ),
             4..8 => HeardVerdict::Each(
                 (0..n)
                     .map(|index| match (index + usize::from(verdict)) % 5 {
@@ -318,6 +338,9 @@ impl World {
             answer: String::new(),
             note: None,
             if_all: None,
+            look_after: None,
+            slow: status == 429,
+            look_up: false,
             room: None,
         };
         self.flow.heard(job, heard, self.now_ms, chance);

@@ -1,6 +1,9 @@
 //! What became of a job, and what follows for its events. Pure.
 
+use std::time::Duration;
+
 use super::super::bisect::{self, Found};
+use super::divide::Wait;
 use super::slots::{Ended, Fate};
 use super::{Flow, Heard, HeardVerdict, Item, Job, Origin, Refusal};
 use crate::blueprint::Verdict;
@@ -12,10 +15,6 @@ const ANSWER_BYTES_MAX: usize = 4 << 10;
 
 /// Items are sent again at once so often; then the job waits like a failed one.
 const ROUNDS_MAX: u32 = 3;
-
-/// So many items refused one after the other, with nothing taken in between, are not at fault themselves where the
-/// vendor's reader says that may be.
-const REFUSED_IN_ROW_MAX: u32 = 10;
 
 /// The reason of events whose subject the vendor does not know yet; with the number of times they were set apart.
 const MISSING: &str = "missing";
@@ -31,17 +30,19 @@ impl Flow {
     ) {
         self.came_back(&job, &heard, now_ms);
         let gate = self.gate_of(&job);
+        if heard.look_up {
+            match self.again_without_unknown(job, now_ms) {
+                Some(same) => job = same,
+                None => return self.works(gate),
+            }
+        }
         let refusal = || Refusal {
             reason: "rejected",
             status: heard.status,
             answer: cap(&heard.answer, ANSWER_BYTES_MAX),
         };
-        if let Some(reason) = self.all_refused(gate, &heard) {
-            let detail = format!(
-                "the last {REFUSED_IN_ROW_MAX} were refused one by one, so it is likely not they that are wrong: {}",
-                detail_of(&heard)
-            );
-            return self.pause(job, reason, detail, now_ms);
+        if let Some((reason, detail)) = self.all_refused(gate, &heard) {
+            return self.pause(job, reason, detail, None, now_ms);
         }
         match heard.verdict {
             HeardVerdict::All(Verdict::Delivered) => {
@@ -58,6 +59,10 @@ impl Flow {
                 self.works(gate);
                 self.bisect(job, refusal(), now_ms);
             }
+            HeardVerdict::All(Verdict::Split) => {
+                self.works(gate);
+                self.split(job, &refusal(), now_ms);
+            }
             HeardVerdict::All(Verdict::Retry { after }) => {
                 let backoff = self.options.backoff;
                 if let Some(door) = self.doors.get_mut(gate) {
@@ -71,7 +76,7 @@ impl Flow {
             }
             HeardVerdict::All(Verdict::Pause { reason }) => {
                 let detail = heard.note.unwrap_or(heard.answer);
-                self.pause(job, reason, detail, now_ms);
+                self.pause(job, reason, detail, heard.look_after, now_ms);
             }
             HeardVerdict::Each(verdicts) => {
                 self.works(gate);
@@ -80,33 +85,13 @@ impl Flow {
         }
     }
 
-    /// Is it the vendor's door that is closed, and not the items that are bad?
-    fn all_refused(&mut self, gate: usize, heard: &Heard) -> Option<&'static str> {
-        let door = self.doors.get_mut(gate)?;
-        let taken = |verdict: &ItemVerdict| *verdict == ItemVerdict::Delivered;
-        match &heard.verdict {
-            HeardVerdict::All(Verdict::Delivered) => door.refused_in_row = 0,
-            HeardVerdict::Each(each) if each.iter().any(taken) => door.refused_in_row = 0,
-            HeardVerdict::Each(each) if matches!(each[..], [ItemVerdict::Dead { .. }]) => {
-                let reason = heard.if_all?;
-                door.refused_in_row += 1;
-                if door.refused_in_row >= REFUSED_IN_ROW_MAX {
-                    door.refused_in_row = 0;
-                    return Some(reason);
-                }
-            }
-            _ => {}
-        }
-        None
-    }
-
     /// A job whose request cannot be made: halved like a refused one.
     pub(in super::super) fn unmakeable(&mut self, job: Job, why: &str, now_ms: Millis) {
         let (gate, items) = (self.gate_of(&job), job.items());
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(line) = self.lines.get_mut(job.batch.request) {
             line.in_flight = line.in_flight.saturating_sub(1);
-            line.bucket.unsent(items);
+            line.unsent(items);
         }
         if let Some(door) = self.doors.get_mut(gate) {
             door.in_flight = door.in_flight.saturating_sub(1);
@@ -142,13 +127,12 @@ impl Flow {
         }
         if let Some(line) = self.lines.get_mut(job.batch.request) {
             line.in_flight = line.in_flight.saturating_sub(1);
-            line.bucket.answered(now_ms, items);
+            line.answered(now_ms, items);
             // What the vendor says of its limits is known to the pipeline after this one.
-            self.note_wanted |=
-                heard.status == Some(429) || heard.room.is_some_and(|room| room.remaining == 0);
+            self.note_wanted |= heard.slow || heard.room.is_some_and(|room| room.remaining == 0);
             match heard.room {
-                Some(room) => line.bucket.adopt(now_ms, room),
-                None if heard.status == Some(429) => line.bucket.too_many(now_ms),
+                Some(room) => line.adopt(now_ms, room),
+                None if heard.slow => line.too_many(now_ms),
                 None => {}
             }
         }
@@ -180,7 +164,13 @@ impl Flow {
             .unwrap_or(0)
     }
 
-    fn retry(&mut self, mut job: Job, wait_ms: Millis, refusal: Refusal, now_ms: Millis) {
+    pub(super) fn retry(
+        &mut self,
+        mut job: Job,
+        wait_ms: Millis,
+        refusal: Refusal,
+        now_ms: Millis,
+    ) {
         let retry_for_ms = self
             .options
             .requests
@@ -202,10 +192,19 @@ impl Flow {
         }
     }
 
-    fn pause(&mut self, mut job: Job, reason: &'static str, detail: String, now_ms: Millis) {
+    fn pause(
+        &mut self,
+        mut job: Job,
+        reason: &'static str,
+        detail: String,
+        look_after: Option<Duration>,
+        now_ms: Millis,
+    ) {
         let gate = self.gate_of(&job);
+        let look_after_ms =
+            look_after.map(|wait| Millis::try_from(wait.as_millis()).unwrap_or(Millis::MAX));
         if let Some(door) = self.doors.get_mut(gate) {
-            door.gate.pause(now_ms, reason, detail);
+            door.gate.pause(now_ms, reason, detail, look_after_ms);
         }
         // Nobody's event's fault: the time it lasts counts against none.
         job.first_failed_ms = None;
@@ -221,6 +220,7 @@ impl Flow {
         if let Some(line) = self.lines.get_mut(request) {
             line.ready.push_front(job);
         }
+        self.let_others_pass(request, now_ms);
     }
 
     /// What was sent was taken.
@@ -253,7 +253,7 @@ impl Flow {
     }
 
     /// Nothing of what was sent is left; what was kept back meanwhile goes out.
-    fn go_on(&mut self, mut job: Job) {
+    pub(super) fn go_on(&mut self, mut job: Job) {
         if let Some(search) = job.search.take() {
             job.batch.items = search.0.into_kept();
             self.again(job);
@@ -261,7 +261,7 @@ impl Flow {
     }
 
     /// Sends a job's items at once, as a new request.
-    fn again(&mut self, mut job: Job) {
+    pub(super) fn again(&mut self, mut job: Job) {
         if job.batch.items.is_empty() {
             return;
         }
@@ -286,16 +286,37 @@ impl Flow {
     ) {
         let items = std::mem::take(&mut job.batch.items);
         let mut gone = Vec::with_capacity(items.len());
+        let mut left = Vec::new();
+        let mut waiting: Option<Wait> = None;
         for (mut item, verdict) in items.into_iter().zip(verdicts) {
             let ended = match verdict {
                 ItemVerdict::AgainWithout(field) => {
                     super::strip(&mut item.json, field);
-                    job.batch.items.push(item);
+                    left.push((item, false));
                     continue;
                 }
                 ItemVerdict::Again => {
-                    job.batch.items.push(item);
+                    left.push((item, false));
                     continue;
+                }
+                ItemVerdict::Wait {
+                    after,
+                    times,
+                    reason,
+                } => {
+                    waiting.get_or_insert(Wait {
+                        after,
+                        times,
+                        reason,
+                    });
+                    left.push((item, true));
+                    continue;
+                }
+                ItemVerdict::Suppress { reason, lasts } => {
+                    let lasts_ms = Millis::try_from(lasts.as_millis()).unwrap_or(Millis::MAX);
+                    let until_ms = now_ms.saturating_add(lasts_ms);
+                    self.suppressed.add(item.lane, reason, until_ms, now_ms);
+                    Ended::As(Fate::Skipped(reason.to_owned()))
                 }
                 ItemVerdict::Delivered => Ended::As(Fate::Delivered),
                 ItemVerdict::Skip(reason) => Ended::As(Fate::Skipped(reason.to_owned())),
@@ -309,6 +330,23 @@ impl Flow {
             };
             gone.push(item.lane);
             self.end_item(item, ended, now_ms);
+        }
+        let (wait_items, go_items) = super::divide::with_their_lanes(left);
+        job.batch.items = go_items;
+        match waiting {
+            Some(wait) if job.batch.items.is_empty() && job.search.is_none() => {
+                if !gone.is_empty() {
+                    job.wire = None;
+                    job.combined = None;
+                }
+                job.batch.items = wait_items;
+                self.leave_lanes(&job, &gone);
+                return self.wait(job, wait, refusal, chance, now_ms);
+            }
+            Some(wait) => {
+                self.set_waiting(&mut job, wait_items, wait, refusal, chance, now_ms);
+            }
+            None => {}
         }
         self.leave_lanes(&job, &gone);
         if job.batch.items.is_empty() {
@@ -348,7 +386,7 @@ impl Flow {
     }
 
     /// All items a job sent end; those kept back stay.
-    fn end_sent(&mut self, job: &mut Job, now_ms: Millis, how: impl Fn(&Item) -> Ended) {
+    pub(super) fn end_sent(&mut self, job: &mut Job, now_ms: Millis, how: impl Fn(&Item) -> Ended) {
         let items = std::mem::take(&mut job.batch.items);
         if items.iter().any(|item| item.lane.is_some()) {
             let lanes: Vec<_> = items.iter().map(|item| item.lane).collect();
@@ -369,18 +407,7 @@ impl Flow {
     }
 }
 
-/// What the vendor, or its reader, says of a refused item.
-fn detail_of(heard: &Heard) -> &str {
-    match &heard.verdict {
-        HeardVerdict::Each(each) => match &each[..] {
-            [ItemVerdict::Dead { detail, .. }, ..] => detail,
-            _ => &heard.answer,
-        },
-        HeardVerdict::All(_) => &heard.answer,
-    }
-}
-
-fn given_up(refusal: &Refusal) -> Ended {
+pub(super) fn given_up(refusal: &Refusal) -> Ended {
     let said = cap(&refusal.answer, 300);
     Ended::As(Fate::Dead {
         reason: refusal.reason.to_owned(),

@@ -87,6 +87,9 @@ pub(in super::super) fn by_body(facts: &ReplyFacts<'_>) -> Reading {
         room,
         note: None,
         if_all: None,
+        look_after: None,
+        slow: false,
+        look_up: false,
     }
 }
 
@@ -163,6 +166,7 @@ impl Bench {
             refresh: None,
             status: self.status.clone(),
             rates: self.rates.clone(),
+            buckets: Default::default(),
         };
         Worker::new(parts, &feed)
     }

@@ -43,6 +43,9 @@ impl Worker {
             }
             Err(error) => {
                 let kind = error.kind.as_str().to_owned();
+                if error.kind.is_ambiguous() {
+                    metrics::vendor_doubts(&integration.id, &request).increment(1);
+                }
                 (read::silence(error), kind.clone(), error.took, Some(kind))
             }
         };
@@ -54,6 +57,7 @@ impl Worker {
         )]
         metrics::batch_events(&integration.id).record(job.batch.items.len() as f64);
         unsaid(&integration, &mut heard);
+        let looks = heard.look_up && self.fields_are_old(job.batch.request, at_ms);
         if let HeardVerdict::All(Verdict::Delivered) = heard.verdict
             && let Some(note) = &heard.note
         {
@@ -62,6 +66,13 @@ impl Worker {
         }
         self.note_answer(&heard, &label, now_ms);
         self.log_attempt(&job, &request, at_ms, took, &result, &heard, error);
+        if looks {
+            return self.look_up_fields(job, heard, now_ms);
+        }
+        self.hear(job, heard, now_ms);
+    }
+
+    pub(super) fn hear(&mut self, job: Job, heard: Heard, now_ms: Millis) {
         let chance: f64 = self.parts.chance.random();
         self.flow.heard(job, heard, now_ms, chance);
     }
@@ -230,7 +241,9 @@ fn shown(request: &RequestState) -> RequestStatus {
         name: request.name.to_string(),
         state,
         reason: reason.map(str::to_owned),
-        detail: pause.map(|pause| pause.detail.chars().take(300).collect()),
+        detail: pause
+            .map(|pause| pause.detail.chars().take(300).collect())
+            .or_else(|| left_out(&request.lacking)),
         since_ms: pause.map(|pause| pause.since_ms),
         until_ms: request.until_ms.filter(|_| pause.is_none()),
         in_flight: request.in_flight,
@@ -239,7 +252,16 @@ fn shown(request: &RequestState) -> RequestStatus {
     }
 }
 
-/// What an answer means for the items of a job.
+/// What is not written although it would be.
+fn left_out(lacking: &[String]) -> Option<String> {
+    (!lacking.is_empty()).then(|| {
+        format!(
+            "left out, because the vendor has no such field: {} (make them there; `resume` looks again at once)",
+            lacking.join(", ")
+        )
+    })
+}
+
 /// A vendor may say a secret back to us; nobody is told it.
 fn unsaid(integration: &Integration, heard: &mut Heard) {
     heard.note = heard.note.as_deref().map(|note| mask(integration, note));
@@ -256,6 +278,7 @@ fn unsaid(integration: &Integration, heard: &mut Heard) {
     }
 }
 
+/// What an answer means for the items of a job.
 fn heard_of(plan: &Plan, job: &Job, answer: &Answer) -> Heard {
     let items = &job.batch.items;
     let request = job.batch.request;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::blueprint::Verdict;
-use crate::vendor::replies::{ItemVerdict, Reading, Reads, ReplyFacts, Room};
-use crate::vendor::reply_body::{count, halve_or_dead, item, json, pause, said, text};
+use crate::vendor::replies::{IfAll, ItemVerdict, Reading, Reads, ReplyFacts, Room};
+use crate::vendor::reply_body::{count, halve_or_dead, item, json, pause, pause_long, said, text};
 
 /// How long to wait after a 429 that does not say.
 const SLOW: Duration = Duration::from_secs(60);
@@ -15,8 +15,21 @@ const SLOW: Duration = Duration::from_secs(60);
 /// How long a contact takes that another call is being processed for (425).
 const IN_PROCESS: Duration = Duration::from_secs(2);
 
-/// So many events refused for the same reason, and none accepted: the blueprint is at fault, not the events.
-const ALIKE: usize = 5;
+/// … and how often we wait for it.
+const IN_PROCESS_TIMES: u32 = 5;
+
+/// A key that is refused is tried again this often.
+const KEY_LOOK: Duration = Duration::from_secs(600);
+
+/// Credits that are used up are looked for this often.
+const CREDITS_LOOK: Duration = Duration::from_secs(3_600);
+
+/// So many events refused in the same words, and none accepted: the blueprint is at fault, not the events.
+const ALL_ALIKE: IfAll = IfAll {
+    reason: "every_event_refused",
+    in_row: 5,
+    alike: true,
+};
 
 /// `POST /v3/events/batch`: 202 with a count, 207 and 400 with the indexes of refused events.
 pub fn batch(facts: &ReplyFacts<'_>) -> Reading {
@@ -36,7 +49,9 @@ pub fn batch(facts: &ReplyFacts<'_>) -> Reading {
 
 /// `POST /v3/events`: one event.
 pub fn single(facts: &ReplyFacts<'_>) -> Reading {
-    with_room(facts, general(facts, &json(facts)))
+    let mut reading = general(facts, &json(facts));
+    reading.if_all = (facts.status == 400).then_some(ALL_ALIKE);
+    with_room(facts, reading)
 }
 
 /// `POST` and `PUT /v3/contacts…`: one contact.
@@ -44,6 +59,13 @@ pub fn contact(facts: &ReplyFacts<'_>) -> Reading {
     let body = json(facts);
     let reading = match facts.status {
         400 if is_duplicate(&body) => duplicate(facts, &body),
+        400 | 404 if is_about_a_list(facts, &body) => pause(
+            "list_missing",
+            format!(
+                "Brevo has not all of the lists contacts are to be put on: check list_ids ({}). Events go on meanwhile",
+                said(text(&body, "message"))
+            ),
+        ),
         404 => Reading::of(Reads::Each(vec![ItemVerdict::Skip("missing"); facts.items])),
         _ => general(facts, &body),
     };
@@ -68,12 +90,14 @@ fn general(facts: &ReplyFacts<'_>, body: &Value) -> Reading {
                 ),
             )
         }
-        401 => pause(
+        401 => pause_long(
             "unauthorized",
+            KEY_LOOK,
             format!("Brevo refuses the api_key ({})", said(message)),
         ),
-        402 => pause(
+        402 => pause_long(
             "not_enough_credits",
+            CREDITS_LOOK,
             "Brevo's plan or credits are used up: delivery goes on when there are some again",
         ),
         403 => pause(
@@ -86,7 +110,15 @@ fn general(facts: &ReplyFacts<'_>, body: &Value) -> Reading {
         ),
         // A body Brevo cannot take at all is no single event's fault, and no repeat would mend it.
         405 | 406 | 415 | 422 => Reading::of(Reads::All(Verdict::Reject)),
-        425 => retry(Some(IN_PROCESS)),
+        // Others are not concerned: nobody but this contact waits.
+        425 => Reading::of(Reads::Each(vec![
+            ItemVerdict::Wait {
+                after: IN_PROCESS,
+                times: IN_PROCESS_TIMES,
+                reason: "in_process",
+            };
+            facts.items
+        ])),
         429 => retry(Some(room(facts).map_or(SLOW, |room| room.reset))),
         _ => Reading::common(),
     }
@@ -153,21 +185,24 @@ fn partly(items: usize, body: &Value, rest: &ItemVerdict) -> Vec<ItemVerdict> {
 /// 400 with errors: none was taken. Whoever is not named goes again; each round names somebody, so it ends.
 fn all_refused(facts: &ReplyFacts<'_>, body: &Value) -> Reading {
     let each = partly(facts.items, body, &ItemVerdict::Again);
-    let first = each.first();
-    let alike = each.len() >= ALIKE && each.iter().all(|verdict| Some(verdict) == first);
     if each.iter().all(|verdict| *verdict == ItemVerdict::Again) {
         // Indexes beyond the batch: not understood.
         return halve_or_dead(facts, "invalid_event", || said(text(body, "message")));
     }
-    match first {
-        Some(ItemVerdict::Dead { detail, .. }) if alike => pause(
-            "every_event_refused",
-            format!(
-                "Brevo refuses every event alike, so the blueprint is likely at fault: {detail}"
-            ),
-        ),
-        _ => Reading::of(Reads::Each(each)),
+    Reading {
+        if_all: Some(ALL_ALIKE),
+        ..Reading::of(Reads::Each(each))
     }
+}
+
+/// A contact could not be put on one of the lists the installer named.
+fn is_about_a_list(facts: &ReplyFacts<'_>, body: &Value) -> bool {
+    let listed = item(facts, 0)
+        .get("listIds")
+        .and_then(Value::as_array)
+        .is_some_and(|lists| !lists.is_empty());
+    let said_so = text(body, "message").to_ascii_lowercase().contains("list");
+    listed && (facts.status == 404 || said_so)
 }
 
 /// Address and external id belong to two contacts. Brevo answers so with two codes.
@@ -295,8 +330,9 @@ mod tests {
         );
         let body = r#"{"errors":[{"eventIndex":[0,1,2,3,4],"message":"event_name is invalid"}]}"#;
         let alike = read(batch, 400, &[], body, &events(5));
-        assert_eq!(pause_of(&alike), "every_event_refused");
-        assert!(alike.note.unwrap().contains("event_name is invalid"));
+        assert_eq!(alike.if_all, Some(ALL_ALIKE));
+        let refused = dead("invalid_event", "event_name is invalid");
+        assert_eq!(alike.verdict, Reads::Each(vec![refused; 5]));
         // Without indexes it is searched for; alone it is dead by Brevo's code.
         let body = r#"{"code":"invalid_parameter","message":"no"}"#;
         assert_eq!(
@@ -342,10 +378,28 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_is_not_there_is_the_settings_fault_and_not_the_contacts() {
+        let say = |status, message: &str, contact: Value| {
+            let body = json!({"code": "invalid_parameter", "message": message}).to_string();
+            read(super::contact, status, &[], &body, &[contact])
+        };
+        let listed = json!({"email": "a@b.c", "updateEnabled": true, "listIds": [7]});
+        for status in [400, 404] {
+            let reading = say(status, "List ID does not exist", listed.clone());
+            assert_eq!(pause_of(&reading), "list_missing");
+        }
+        let invalid = say(400, "Invalid email address", listed);
+        assert!(matches!(invalid.verdict, Reads::Each(_)));
+        let elsewhere = say(400, "a list is not allowed here", json!({"email": "a@b.c"}));
+        assert!(matches!(elsewhere.verdict, Reads::Each(_)));
+    }
+
+    #[test]
     fn what_only_the_account_can_mend_pauses_and_says_so() {
         let say = |status, body: &str| read(batch, status, &[], body, &events(2));
         let key = say(401, r#"{"code":"unauthorized","message":"Key not found"}"#);
         assert_eq!(pause_of(&key), "unauthorized");
+        assert_eq!(key.look_after, Some(Duration::from_secs(600)));
         let ip = say(
             401,
             r#"{"code":"unauthorized","message":"We have detected you are using an unrecognised IP address 192.0.2.7."}"#,
@@ -356,7 +410,9 @@ mod tests {
             note.contains("192.0.2.7") && note.contains("authorised_ips"),
             "{note}"
         );
-        assert_eq!(pause_of(&say(402, "{}")), "not_enough_credits");
+        let credits = say(402, "{}");
+        assert_eq!(pause_of(&credits), "not_enough_credits");
+        assert_eq!(credits.look_after, Some(Duration::from_secs(3_600)));
         assert_eq!(
             pause_of(&say(403, r#"{"code":"account_under_validation"}"#)),
             "forbidden"
@@ -393,11 +449,16 @@ mod tests {
         );
         assert_eq!(silent.room, None);
         let early = read(contact, 425, &[], "", &events(1));
-        assert_eq!(
-            early.verdict,
-            Reads::All(Verdict::Retry {
-                after: Some(IN_PROCESS)
-            })
-        );
+        let Reads::Each(each) = early.verdict else {
+            panic!("only this contact waits");
+        };
+        assert!(matches!(
+            each[..],
+            [ItemVerdict::Wait {
+                after: IN_PROCESS,
+                times: 5,
+                reason: "in_process"
+            }]
+        ));
     }
 }

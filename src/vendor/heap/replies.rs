@@ -1,11 +1,12 @@
 //! Heap's replies. Heap never says which item of a bulk it refuses, nor why: a refused bulk is halved until the
 //! culprit is alone (developers.heap.io: track, bulk-track, bulk-add-user-properties).
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::blueprint::Verdict;
-use crate::vendor::replies::{Reading, Reads, ReplyFacts};
-use crate::vendor::reply_body::{halve_or_dead, pause};
+use crate::vendor::replies::{IfAll, ItemVerdict, Reading, Reads, ReplyFacts};
+use crate::vendor::reply_body::{halve_or_dead, item, pause, text};
 
 /// Heap counts requests of one identity in windows of 30 s, and says nothing of when to come back.
 const SLOW: Duration = Duration::from_secs(30);
@@ -18,7 +19,11 @@ pub fn any(facts: &ReplyFacts<'_>) -> Reading {
             "Heap sends us elsewhere: the app_id belongs to the other data region (config `region`)",
         ),
         400 => Reading {
-            if_all: Some("bad_app_id_or_region"),
+            if_all: Some(IfAll {
+                reason: "bad_app_id_or_region",
+                in_row: 10,
+                alike: false,
+            }),
             ..halve_or_dead(facts, "refused", || {
                 "Heap refuses it without saying why; if it refuses every event so, check app_id and region"
                     .to_owned()
@@ -28,9 +33,40 @@ pub fn any(facts: &ReplyFacts<'_>) -> Reading {
             "not_found",
             "there is no Heap at this address: check base_url",
         ),
-        429 => Reading::of(Reads::All(Verdict::Retry { after: Some(SLOW) })),
+        429 => limited(facts),
         _ => Reading::common(),
     }
+}
+
+/// Heap counts by app and by identity, and does not say which of them is over. An identity with most of the items is
+/// set aside for its window, and the others go again at once; where none stands out the whole app waits.
+fn limited(facts: &ReplyFacts<'_>) -> Reading {
+    let all = || Reading::of(Reads::All(Verdict::Retry { after: Some(SLOW) }));
+    if facts.items < 2 {
+        return all();
+    }
+    let whom: Vec<String> = (0..facts.items)
+        .map(|at| text(&item(facts, at), "identity").to_owned())
+        .collect();
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for identity in &whom {
+        *counts.entry(identity.as_str()).or_default() += 1;
+    }
+    let Some((busiest, _)) = counts.iter().find(|(_, n)| **n * 2 > facts.items) else {
+        return all();
+    };
+    let each = whom
+        .iter()
+        .map(|identity| match identity == busiest {
+            true => ItemVerdict::Wait {
+                after: SLOW,
+                times: u32::MAX,
+                reason: "rate_limited",
+            },
+            false => ItemVerdict::Again,
+        })
+        .collect();
+    Reading::of(Reads::Each(each))
 }
 
 #[cfg(test)]
@@ -38,7 +74,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::vendor::replies::ItemVerdict;
     use crate::vendor::reply_body::testing::read;
 
     fn say(status: u16, items: usize) -> Reading {
@@ -77,12 +112,32 @@ mod tests {
             say(400, 1).verdict,
             Reads::Each(each) if matches!(each[..], [ItemVerdict::Dead { reason: "refused", .. }])
         ));
-        assert_eq!(say(400, 1).if_all, Some("bad_app_id_or_region"));
+        let if_all = say(400, 1).if_all.unwrap();
+        assert_eq!(if_all.reason, "bad_app_id_or_region");
     }
 
     #[test]
-    fn a_429_waits_for_the_identitys_window() {
+    fn a_429_sets_whoever_stands_out_aside_and_else_everybody_waits() {
         let after = Some(Duration::from_secs(30));
-        assert_eq!(say(429, 9).verdict, Reads::All(Verdict::Retry { after }));
+        let say = |of: &[&str]| {
+            let items: Vec<Value> = of.iter().map(|id| json!({"identity": id})).collect();
+            read(any, 429, &[], "{}", &items).verdict
+        };
+        let all = Reads::All(Verdict::Retry { after });
+        assert_eq!(say(&["a"]), all);
+        assert_eq!(say(&["a", "b"]), all);
+        assert_eq!(say(&["a", "b", "a", "c"]), all, "half is not most");
+        let Reads::Each(each) = say(&["a", "b", "a", "a"]) else {
+            panic!("one stands out");
+        };
+        assert!(matches!(
+            each[..],
+            [
+                ItemVerdict::Wait { after: SLOW, .. },
+                ItemVerdict::Again,
+                ItemVerdict::Wait { .. },
+                ItemVerdict::Wait { .. },
+            ]
+        ));
     }
 }

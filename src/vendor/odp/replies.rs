@@ -12,7 +12,8 @@ pub fn any(facts: &ReplyFacts<'_>) -> Reading {
         400 => refused(facts),
         401 | 403 => pause(
             "forbidden",
-            "ODP refuses api_key: it is wrong, revoked, or belongs to another region",
+            "ODP refuses api_key: it is wrong, revoked, or belongs to another region. Were the key right, see whether App \
+             Consent for the channel \"Api\" is opted in",
         ),
         404 => {
             let body = json(facts);

@@ -8,6 +8,7 @@ use super::preflight::{Answered, Findings, Question};
 use super::settings::{common_faults, fault, not_checked, secret, text};
 use crate::blueprint::{Config, FieldFault};
 
+pub mod fields;
 pub mod replies;
 
 /// Pendo.

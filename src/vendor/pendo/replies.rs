@@ -16,6 +16,9 @@ const SLOW: Duration = Duration::from_secs(30);
 /// An operation on the same thing is under way (409).
 const BUSY: Duration = Duration::from_secs(5);
 
+/// A visitor who opted out is left alone for so long.
+const OPTED_OUT: Duration = Duration::from_secs(24 * 3_600);
+
 /// `POST /data/track`: one event.
 pub fn track(facts: &ReplyFacts<'_>) -> Reading {
     match facts.status {
@@ -30,7 +33,7 @@ pub fn track(facts: &ReplyFacts<'_>) -> Reading {
 pub fn metadata(facts: &ReplyFacts<'_>) -> Reading {
     match facts.status {
         200..=299 => written(facts),
-        400 => halve_or_dead(facts, "metadata_refused", || unmapped(facts)),
+        400 => refused(facts),
         _ => general(facts, "integration_key"),
     }
 }
@@ -39,7 +42,10 @@ fn general(facts: &ReplyFacts<'_>, secret: &str) -> Reading {
     let slow = || Reading::of(Reads::All(Verdict::Retry { after: Some(SLOW) }));
     match facts.status {
         // Some endpoints answer a rate limit with 403.
-        401 | 403 if limited(facts) => slow(),
+        401 | 403 if limited(facts) => Reading {
+            slow: true,
+            ..slow()
+        },
         status @ (401 | 403) => pause(
             if status == 401 {
                 "unauthorized"
@@ -56,13 +62,16 @@ fn general(facts: &ReplyFacts<'_>, secret: &str) -> Reading {
             "Pendo has no such path: check region and the *_base_url settings",
         ),
         // It took too long: fewer at a time.
-        408 if facts.items > 1 => Reading::of(Reads::All(Verdict::Bisect)),
+        408 if facts.items > 1 => Reading::of(Reads::All(Verdict::Split)),
         409 => Reading::of(Reads::All(Verdict::Retry { after: Some(BUSY) })),
         429 => slow(),
         // The visitor opted out, or is blocked.
-        451 if facts.items > 1 => Reading::of(Reads::All(Verdict::Bisect)),
+        451 if facts.items > 1 => Reading::of(Reads::All(Verdict::Split)),
         451 => Reading::of(Reads::Each(vec![
-            ItemVerdict::Skip("opted_out");
+            ItemVerdict::Suppress {
+                reason: "opted_out",
+                lasts: OPTED_OUT,
+            };
             facts.items
         ])),
         _ => Reading::common(),
@@ -92,7 +101,7 @@ fn written(facts: &ReplyFacts<'_>) -> Reading {
     }
     if failed > missing.len() {
         // Which ones failed is not said. Writing a value again changes nothing, so the search may repeat it.
-        return halve_or_dead(facts, "metadata_refused", || unmapped(facts));
+        return refused(facts);
     }
     let each = (0..facts.items)
         .map(|at| match whom(&item(facts, at)) {
@@ -101,6 +110,14 @@ fn written(facts: &ReplyFacts<'_>) -> Reading {
         })
         .collect();
     Reading::of(Reads::Each(each))
+}
+
+/// The likely cause is a field nobody made: what there is is looked up. Else one record is at fault.
+fn refused(facts: &ReplyFacts<'_>) -> Reading {
+    Reading {
+        look_up: true,
+        ..halve_or_dead(facts, "metadata_refused", || unmapped(facts))
+    }
 }
 
 fn whom(record: &Value) -> Option<String> {
@@ -223,6 +240,7 @@ mod tests {
                 panic!("not dead");
             };
             assert_eq!(*reason, "metadata_refused");
+            assert!(say(metadata, status, body, 1).look_up);
             assert!(detail.contains("optimizely_nav"), "{detail}");
         }
     }
@@ -242,10 +260,9 @@ mod tests {
             }
             let body = r#"{"error":{"reason":"rateLimitExceeded"}}"#;
             let after = Some(SLOW);
-            assert_eq!(
-                say(reader, 403, body, 1).verdict,
-                Reads::All(Verdict::Retry { after })
-            );
+            let limited = say(reader, 403, body, 1);
+            assert_eq!(limited.verdict, Reads::All(Verdict::Retry { after }));
+            assert!(limited.slow, "as a 429");
             assert_eq!(
                 say(reader, 429, "", 1).verdict,
                 Reads::All(Verdict::Retry { after })
@@ -257,7 +274,7 @@ mod tests {
     fn too_slow_is_halved_too_soon_waits_and_opted_out_is_let_be() {
         assert_eq!(
             say(metadata, 408, "", 3).verdict,
-            Reads::All(Verdict::Bisect)
+            Reads::All(Verdict::Split)
         );
         assert_eq!(say(metadata, 408, "", 1).verdict, Reads::Common);
         let after = Some(BUSY);
@@ -267,11 +284,14 @@ mod tests {
         );
         assert_eq!(
             say(metadata, 451, "", 2).verdict,
-            Reads::All(Verdict::Bisect)
+            Reads::All(Verdict::Split)
         );
         assert_eq!(
             say(track, 451, "", 1).verdict,
-            Reads::Each(vec![ItemVerdict::Skip("opted_out")])
+            Reads::Each(vec![ItemVerdict::Suppress {
+                reason: "opted_out",
+                lasts: OPTED_OUT
+            }])
         );
         assert!(matches!(
             say(track, 404, "", 1).verdict,

@@ -4,6 +4,7 @@
 mod big;
 mod limits;
 mod order;
+mod rows;
 mod trouble;
 
 use std::collections::BTreeMap;

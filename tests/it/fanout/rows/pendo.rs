@@ -1,0 +1,220 @@
+//! Pendo: `contracts` §4.7 as the gateway keeps it.
+
+use serde_json::json;
+
+use super::*;
+
+const TRACK: &str = "/pendo-data/data/track";
+const VISITORS: &str = "/pendo-app/api/v1/metadata/visitor";
+const SCHEMA: &str = "/pendo-app/api/v1/metadata/schema";
+
+/// Without Track Events.
+fn fields_only() -> Value {
+    json!({"track_secret": null})
+}
+
+/// Without fields.
+fn events_only() -> Value {
+    json!({"integration_key": null})
+}
+
+fn quick() -> Value {
+    json!({"batch_wait_ms": 300})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_nobody_made_are_left_out_and_named_and_the_others_are_written() {
+    let fan = Fan::start().await;
+    fan.prepare(&users("u", 3), &["checkout"]);
+    let id = fan
+        .install("pendo", fields_only(), json!({"batch_wait_ms": 2_000}))
+        .await;
+    forget_requests(&fan).await;
+    let now_ms = fan.now_ms();
+    fan.post(&[
+        decision("m-0", "u-0", "checkout", "on", now_ms),
+        decision("m-1", "u-1", "checkout", "on", now_ms),
+        decision("m-2", "u-1", "banner", "on", now_ms),
+        decision("m-3", "u-2", "banner", "on", now_ms),
+    ])
+    .await;
+    let (delivered, skipped, dead) = ends(&fan, &id).await;
+    assert_eq!(
+        (delivered, skipped),
+        (json!(2), json!({"metadata_field_missing": 2}))
+    );
+    assert!(dead.is_empty());
+    for user in ["u-0", "u-1"] {
+        assert_eq!(fan.value("pendo", user, "checkout"), json!("on"));
+    }
+    assert_eq!(fan.outcome("m-3", &id).await.1, "metadata_field_missing");
+    assert!(fan.requests(VISITORS).len() <= 2, "refused once at most");
+    let asked = fan.requests(SCHEMA).len();
+    assert!((1..=2).contains(&asked), "{asked}");
+    let named = |status: &Value| {
+        request_of(status, "visitor")["detail"]
+            .to_string()
+            .contains("optimizely_banner")
+    };
+    fan.status_until(&id, named).await;
+    // Known now: nothing is sent of it, and Pendo is not asked again for it.
+    fan.post(&[decision("m-4", "u-0", "banner", "on", now_ms + 1)])
+        .await;
+    fan.app.settled(&id).await;
+    assert!(fan.requests(VISITORS).len() <= 2 && fan.requests(SCHEMA).len() == asked);
+    // Somebody makes the field, and says so.
+    fan.seed(
+        "pendo",
+        json!({"visitor_fields": {"optimizely_banner": "text"}}),
+    );
+    fan.resume(&id).await;
+    fan.post(&[decision("m-5", "u-0", "banner", "on", now_ms + 2)])
+        .await;
+    fan.app.settled(&id).await;
+    assert_eq!(fan.value("pendo", "u-0", "banner"), json!("on"));
+    fan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_fails_unnamed_is_found_and_dies_alone() {
+    let fan = Fan::start().await;
+    fan.prepare(&users("u", 6), &["checkout"]);
+    fan.seed(
+        "pendo",
+        json!({"visitor_fields": {"optimizely_nav": "boolean"}}),
+    );
+    let id = fan
+        .install("pendo", fields_only(), json!({"batch_wait_ms": 2_000}))
+        .await;
+    let mut decisions = one_each(&fan, &users("u", 5));
+    decisions.push(decision("odd", "u-5", "nav", "on", fan.now_ms()));
+    fan.post(&decisions).await;
+    let (delivered, _, dead) = ends(&fan, &id).await;
+    assert_eq!((delivered, dead.values().sum()), (json!(5), 1));
+    assert_eq!(fan.outcome("odd", &id).await.0, "dead");
+    for user in users("u", 5) {
+        assert_eq!(fan.value("pendo", &user, "checkout"), json!("on"), "{user}");
+    }
+    fan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_takes_too_long_is_halved_and_nobody_is_lost() {
+    let fan = Fan::start().await;
+    let people = users("u", 9);
+    fan.prepare(&people, &["checkout"]);
+    let id = fan
+        .install("pendo", fields_only(), json!({"batch_wait_ms": 2_000}))
+        .await;
+    fan.policies(json!({"pendo": {"max_records": 3}}));
+    fan.post(&one_each(&fan, &people)).await;
+    assert_eq!(fan.app.settled(&id).await["delivered"], json!(9));
+    for user in &people {
+        assert_eq!(fan.value("pendo", user, "checkout"), json!("on"), "{user}");
+    }
+    // Above the limit on purpose.
+    fan.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_opted_out_is_left_alone_and_nobody_else() {
+    let fan = Fan::start().await;
+    fan.prepare(&users("u", 3), &["checkout"]);
+    let id = fan.install("pendo", events_only(), quick()).await;
+    fan.faults(
+        json!({"rules": [{"path": TRACK, "contains": "\"u-1\"", "action": {"status": 451}}]}),
+    )
+    .await;
+    fan.post(&one_each(&fan, &users("u", 3))).await;
+    fan.app.settled(&id).await;
+    fan.post(&[decision("again", "u-1", "banner", "on", fan.now_ms())])
+        .await;
+    let (delivered, skipped, _) = ends(&fan, &id).await;
+    assert_eq!((delivered, skipped), (json!(2), json!({"opted_out": 2})));
+    assert_eq!(
+        fan.outcome("again", &id).await,
+        ("skipped".to_owned(), "opted_out".to_owned())
+    );
+    let asked = fan.requests(TRACK);
+    assert_eq!(
+        answers(&asked)
+            .iter()
+            .filter(|status| **status == 451)
+            .count(),
+        1
+    );
+    assert_eq!(asked.len(), 3);
+    fan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limit_is_one_whether_pendo_says_429_or_403_and_no_pause() {
+    let fan = Fan::start().await;
+    fan.prepare(&users("u", 2), &["checkout"]);
+    let id = fan.install("pendo", events_only(), quick()).await;
+    let body = json!({"error": {"reason": "rateLimitExceeded"}});
+    for (at, action) in [json!({"status": 403, "body": body}), json!({"status": 429})]
+        .into_iter()
+        .enumerate()
+    {
+        fault(&fan, TRACK, 1, action).await;
+        let before = fan.requests(TRACK).len();
+        fan.post(&one_each(&fan, &[format!("u-{at}")])).await;
+        fan.app.settled(&id).await;
+        let requests = &fan.requests(TRACK)[before..];
+        assert_eq!(requests.len(), 2);
+        assert!(gaps(requests)[0] >= 30_000, "{:?}", gaps(requests));
+    }
+    assert_eq!(fan.app.ledger(&id).await["delivered"], json!(2));
+    // Refused for good is a different thing, and so is an event Pendo will not have.
+    fault(&fan, TRACK, 1, json!({"status": 400})).await;
+    fan.post(&[decision("bad", "u-0", "banner", "on", fan.now_ms())])
+        .await;
+    let (_, _, dead) = ends(&fan, &id).await;
+    assert_eq!(dead, [("invalid_event".to_owned(), 1)].into());
+    fault(&fan, TRACK, 1, json!({"status": 404})).await;
+    fan.post(&[decision("late", "u-1", "banner", "on", fan.now_ms())])
+        .await;
+    fan.status_until(&id, |now| now["reason"] == json!("not_found"))
+        .await;
+    fan.resume(&id).await;
+    fan.app.settled(&id).await;
+    fan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_a_day_late_waits_for_somebody_to_replay_it() {
+    let fan = Fan::start().await;
+    let id = fan.install("pendo", events_only(), quick()).await;
+    let late_ms = fan.now_ms() - 25 * 3_600_000;
+    fan.post(&[decision("late", "u-0", "checkout", "on", late_ms)])
+        .await;
+    let (_, _, dead) = ends(&fan, &id).await;
+    assert_eq!(dead, [("too_late".to_owned(), 1)].into());
+    assert!(fan.requests(TRACK).is_empty());
+    let replay = Some(json!({"integration": id}));
+    let (status, reply) = fan.app.admin("POST", "dead-letters/replay", replay).await;
+    assert!(status < 300, "{reply}");
+    fan.app
+        .ledger_until(&id, |row| row["delivered"] == json!(1))
+        .await;
+    assert_eq!(fan.requests(TRACK).len(), 1);
+    fan.stop().await;
+}
+
+/// The clock of this test runs very fast: only times between requests are looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_pendo_has_not_seen_is_written_after_the_first_visit() {
+    let fan = Fan::start_with(2_000).await;
+    fan.prepare(&users("u", 1), &["checkout"]);
+    let id = fan.install("pendo", fields_only(), quick()).await;
+    fan.post(&one_each(&fan, &["new".to_owned(), "u-0".to_owned()]))
+        .await;
+    let asked = requests_until(&fan, VISITORS, 2).await;
+    let gap = gaps(&asked)[0];
+    assert!(gap >= 3_600_000, "{gap}");
+    fan.seed("pendo", json!({"visitors": ["new"]}));
+    assert_eq!(fan.app.settled(&id).await["delivered"], json!(2));
+    assert_eq!(fan.value("pendo", "new", "checkout"), json!("on"));
+    fan.app.stop().await;
+}
