@@ -556,7 +556,9 @@ async fn a_key_is_shown_once_and_a_bad_form_names_its_field() {
     let site = Site::open().await;
     let admin = site.sign_in(ADMIN).await;
     assert_eq!(
-        site.post(&admin, "/sources", "name=app&allowed_types=track").await.location(),
+        site.post(&admin, "/sources", "name=app&allowed_types=track")
+            .await
+            .location(),
         "/sources"
     );
     assert!(
