@@ -392,9 +392,11 @@ impl Journal {
                         |i: u64| start_ms.saturating_add(((total + i) as f64 * step_ms) as i64);
                     let moved = committer.store.replay(
                         &replay,
-                        &filter,
-                        up_to_id,
-                        REPLAY_STEP,
+                        store::Those {
+                            filter: &filter,
+                            up_to_id,
+                            limit: REPLAY_STEP,
+                        },
                         start_ms,
                         &due,
                         &committer.labeller(),

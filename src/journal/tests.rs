@@ -525,15 +525,12 @@ impl store::Store for Faulty {
     fn replay(
         &mut self,
         replay: &str,
-        filter: &DeadFilter,
-        up_to_id: i64,
-        limit: usize,
+        those: store::Those<'_>,
         now_ms: Millis,
         due_ms: &dyn Fn(u64) -> Millis,
         label: store::LabelOf<'_>,
     ) -> Result<store::Moved, StoreError> {
-        self.inner
-            .replay(replay, filter, up_to_id, limit, now_ms, due_ms, label)
+        self.inner.replay(replay, those, now_ms, due_ms, label)
     }
     fn cancel(
         &mut self,

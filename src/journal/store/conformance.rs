@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Aside, Block, Change, Reader, Seen, Store, TrimRule, Whereabouts};
+use super::{Aside, Block, Change, Reader, Seen, Store, Those, TrimRule, Whereabouts};
 use crate::journal::feed::FeedState;
 use crate::journal::{DeadFilter, DeadLetter, Mark, Outcome, Parked, Seq};
 
@@ -264,9 +264,12 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
     // Two steps of one; the letter without a record stays.
     let due = |i: u64| 100 + i.cast_signed();
     for expected in [1, 1, 0] {
-        let moved = store
-            .replay("r", &everything(), last, 1, 7, &due, &|_| None)
-            .unwrap();
+        let those = Those {
+            filter: &everything(),
+            up_to_id: last,
+            limit: 1,
+        };
+        let moved = store.replay("r", those, 7, &due, &|_| None).unwrap();
         assert_eq!(moved.reasons.values().sum::<u64>(), expected);
     }
     assert_eq!(reader.replay_waiting("r").unwrap(), 2);

@@ -253,6 +253,17 @@ pub struct TrimRule {
     pub step_bytes: u64,
 }
 
+/// Dead letters one step of a replay looks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Those<'a> {
+    /// What they have in common.
+    pub filter: &'a DeadFilter,
+    /// None that came later than this one.
+    pub up_to_id: i64,
+    /// So many at most.
+    pub limit: usize,
+}
+
 /// The writing side.
 pub trait Store: Send {
     /// What is there.
@@ -285,17 +296,14 @@ pub trait Store: Send {
     /// # Errors
     /// As [`Self::commit`].
     fn wake(&mut self, feed: &str, reason: &str, now_ms: Millis) -> Result<u64, StoreError>;
-    /// Parks up to `limit` of the dead letters that have a record, lowest id first, the `i`-th due at
-    /// `due_ms(i)`; takes them out of the tallies. Returns how many by feed and reason.
+    /// Parks those of these dead letters that have a record, lowest id first, the `i`-th due at `due_ms(i)`; takes them out of the tallies. Returns how many by feed and reason.
     ///
     /// # Errors
     /// As [`Self::commit`].
     fn replay(
         &mut self,
         replay: &str,
-        filter: &DeadFilter,
-        up_to_id: i64,
-        limit: usize,
+        those: Those<'_>,
         now_ms: Millis,
         due_ms: &dyn Fn(u64) -> Millis,
         label: LabelOf<'_>,

@@ -10,7 +10,7 @@ use super::*;
 fn label(record: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(record).unwrap();
     let id: u64 = text[6..].split(',').next().unwrap().parse().unwrap();
-    (id % 3 > 0).then(|| format!("l{}", id % 3))
+    (!id.is_multiple_of(3)).then(|| format!("l{}", id % 3))
 }
 
 #[derive(Debug, Clone)]

@@ -12,10 +12,10 @@ use super::{SqliteStore, labels, open, seq, sort, sql};
 use crate::clock::Millis;
 use crate::journal::feed::{FeedState, encode_parts, encode_runs};
 use crate::journal::store::{
-    Aside, Block, Change, LabelOf, Loaded, Moved, Reader, Seen, Store, StoreError, TrimRule,
+    Aside, Block, Change, LabelOf, Loaded, Moved, Reader, Seen, Store, StoreError, Those, TrimRule,
     Whereabouts,
 };
-use crate::journal::{DeadFilter, DeadLetter, Mark, Outcome, Parked, Seq};
+use crate::journal::{DeadLetter, Mark, Outcome, Parked, Seq};
 
 /// Written to the log before it is moved into the main file: about one second at full load.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
@@ -168,17 +168,17 @@ impl Store for SqliteStore {
     fn replay(
         &mut self,
         replay: &str,
-        filter: &DeadFilter,
-        up_to_id: i64,
-        limit: usize,
+        those: Those<'_>,
         now_ms: Millis,
         due_ms: &dyn Fn(u64) -> Millis,
         label: LabelOf<'_>,
     ) -> Result<Moved, StoreError> {
-        let (condition, values) = read::condition(filter);
-        let values = values
-            .into_iter()
-            .chain([Value::from(up_to_id), Value::from(sql(limit as u64))]);
+        let (condition, values) = read::condition(those.filter);
+        let bounds = [
+            Value::from(those.up_to_id),
+            Value::from(sql(those.limit as u64)),
+        ];
+        let values = values.into_iter().chain(bounds);
         let values: Vec<Value> = values.collect();
         let n = values.len();
         self.transact(0, |transaction| {
