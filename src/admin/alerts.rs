@@ -295,7 +295,7 @@ pub(super) async fn test(
 #[utoipa::path(
     get, path = "/alerts/state", tag = "alerts", operation_id = "list_alerts",
     params(AlertsWanted),
-    responses((status = 200, body = Page<AlertView>), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = Page<AlertView>), (status = 404, description = "No such alert endpoint", body = ProblemBody, content_type = "application/problem+json"), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
 pub(super) async fn state(

@@ -65,7 +65,7 @@ pub(super) struct Checked {
 
 /// What the examples gave.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub(super) struct Tested {
+pub(super) struct ExamplesRun {
     /// There is no error and every example passed.
     ok: bool,
     diagnostics: Vec<Diagnostic>,
@@ -247,10 +247,10 @@ pub(super) async fn check_one(body: TextOrJson) -> Result<Json<Checked>, Problem
 #[utoipa::path(
     post, path = "/blueprints/test", tag = "blueprints",
     request_body(content = BlueprintBody, description = "This, or the blueprint itself as `application/yaml` or `application/json`"),
-    responses((status = 200, body = Tested), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
+    responses((status = 200, body = ExamplesRun), (status = "default", body = ProblemBody, content_type = "application/problem+json")),
     extensions(("x-minimum-role" = json!("viewer")))
 )]
-pub(super) async fn test(body: TextOrJson) -> Result<Json<Tested>, Problem> {
+pub(super) async fn test(body: TextOrJson) -> Result<Json<ExamplesRun>, Problem> {
     let text = blueprint_of(&body)?.text;
     let (diagnostics, examples) = off_thread(move || {
         let checked = check(&text);
@@ -260,7 +260,7 @@ pub(super) async fn test(body: TextOrJson) -> Result<Json<Tested>, Problem> {
         (checked.diagnostics, examples)
     })
     .await?;
-    Ok(Json(Tested {
+    Ok(Json(ExamplesRun {
         ok: is_clean(&diagnostics) && examples.iter().all(|example| example.passed),
         diagnostics,
         examples,

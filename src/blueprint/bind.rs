@@ -7,7 +7,7 @@ use super::compile::time_of;
 use super::entry::{Entries, Entry};
 use super::expr::{Expr, TableRef, simplify, surely_not};
 use super::function::Fun;
-use super::plan::{OncePlan, Plan, RequestPlan, TableSource, Wire};
+use super::plan::{OncePlan, Plan, RequestPlan, TableSource, Wire, unknown};
 use super::ready::ReadyEntries;
 use super::template::{Member, Name, Tpl};
 use super::travel::{Time, digest};
@@ -61,6 +61,7 @@ impl Blueprint {
                 url: Secret::new(url),
                 refresh: remote.refresh,
                 hold: about.hold,
+                unknown: unknown(&about.label),
             });
             rows.push(remote.rows.clone());
         }

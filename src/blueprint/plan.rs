@@ -46,6 +46,16 @@ pub struct TableSource {
     pub refresh: Duration,
     /// How long an item may wait for a missing key, zero = not at all.
     pub hold: Duration,
+    /// Why an item waits whose key it lacks.
+    pub unknown: String,
+}
+
+/// Why an item waits while a document was never read.
+const NOT_READ: &str = "document_not_read";
+
+/// Why an item waits whose key, called this by people, is in no row.
+pub(super) fn unknown(label: &str) -> String {
+    format!("unknown_{}", label.replace(' ', "_"))
 }
 
 /// What the requests of a plan are.
@@ -170,6 +180,19 @@ impl Plan {
     #[must_use]
     pub fn tables(&self) -> &[TableSource] {
         &self.sources
+    }
+
+    /// Every reason for which an item may wait for a row of a table.
+    #[must_use]
+    pub fn hold_reasons(&self) -> Vec<String> {
+        let unknown = self.sources.iter().map(|source| source.unknown.clone());
+        let mut reasons: Vec<String> = unknown.collect();
+        if !reasons.is_empty() {
+            reasons.push(NOT_READ.to_owned());
+        }
+        reasons.sort();
+        reasons.dedup();
+        reasons
     }
 
     /// The requests, in the order of the file.
@@ -373,12 +396,9 @@ fn stopped(stop: Stop, tables: &Tables) -> PartResult {
         Stop::Refuse { reason, detail } => PartResult::Refused { reason, detail },
         Stop::Hold(remote, key) => {
             let (reason, detail) = match tables.tables.get(&remote.name) {
-                Some(table) => (
-                    format!("unknown_{}", remote.label.replace(' ', "_")),
-                    table.not_found(&remote.label, &key),
-                ),
+                Some(table) => (unknown(&remote.label), table.not_found(&remote.label, &key)),
                 None => (
-                    "document_not_read".to_owned(),
+                    NOT_READ.to_owned(),
                     format!(
                         "no {} `{key}`: the document with the table `{}` could not be read yet",
                         remote.label, remote.name

@@ -177,7 +177,6 @@ pub(super) struct Worker {
     settling: bool,
     checking_limits: bool,
     limits_at_ms: Millis,
-    hold_reasons: HashSet<String>,
     stopping: bool,
     failed: Option<JournalError>,
     shown_pause: Option<&'static str>,
@@ -227,15 +226,17 @@ impl Worker {
             settling: false,
             checking_limits: false,
             limits_at_ms: 0,
-            hold_reasons: HashSet::new(),
             stopping: false,
             failed: None,
             shown_pause: None,
             parts,
         };
         if feed.parked > 0 {
-            // Whatever was paused when they were set apart: nothing is known to be now.
-            worker.wake(paused_reasons(worker.parts.integration.plan.requests()));
+            // Whatever was paused when they were set apart: nothing is known to be now. And what they lacked may have
+            // come between the worker before and this one.
+            let plan = &worker.parts.integration.plan;
+            let reasons = [paused_reasons(plan.requests()), plan.hold_reasons()].concat();
+            worker.wake(reasons);
         }
         worker
     }
@@ -542,11 +543,6 @@ impl Worker {
         };
         self.settling = true;
         let settle = settled.settle;
-        for parked in &settle.park {
-            if !self.hold_reasons.contains(&parked.reason) {
-                self.hold_reasons.insert(parked.reason.clone());
-            }
-        }
         let (journal, clock, feed) = (
             self.parts.journal.clone(),
             self.parts.clock.clone(),
@@ -595,7 +591,7 @@ impl Worker {
         let now_ms = self.parts.clock.now_ms();
         self.parked_at_ms = now_ms;
         self.generation = self.flow.tables_changed(now_ms);
-        self.wake(self.hold_reasons.iter().cloned().collect());
+        self.wake(self.parts.integration.plan.hold_reasons());
     }
 
     /// Has the journal's parked records with these reasons be due now.

@@ -117,6 +117,10 @@ impl Ground {
             429 => self.send(method, &there, &self.spent, &[], "").await,
             404 => {
                 let body = example.unwrap_or_default();
+                let nobody = match path.contains('{') {
+                    true => nobody,
+                    false => nobody + "?endpoint=nobody",
+                };
                 self.send(method, &nobody, ADMIN, &json, &body).await
             }
             400 if has_body => self.send(method, &there, ADMIN, &json, "{").await,

@@ -257,7 +257,11 @@ impl TestApp {
             if wanted(&row) {
                 return row;
             }
-            assert!(began.elapsed() < PATIENCE, "the ledger stays at {row}");
+            if began.elapsed() >= PATIENCE {
+                let path = format!("integrations/{integration}");
+                let (_, view) = self.admin("GET", &path, None).await;
+                panic!("the ledger stays at {row}; {view}");
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
