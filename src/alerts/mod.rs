@@ -163,9 +163,10 @@ impl Handle {
             let ended = self.shared.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            let row = self.registry.notice(&id).await?.ok_or_else(lost)?;
-            // One before it may have been refused: then this one is not even tried.
+            // One before it may have been refused: then this one is not even tried. Looked at before the row, which is
+            // written before the status.
             let refused = self.status(endpoint).last_failed_ms >= Some(asked_ms);
+            let row = self.registry.notice(&id).await?.ok_or_else(lost)?;
             if row.attempts > 0 || row.outcome.is_some() || refused {
                 return Ok(row);
             }

@@ -233,14 +233,12 @@ async fn settle(
             line.gate.failed(now_ms, wait_ms, after.is_some());
         }
     }
-    note(
-        shared,
-        line,
-        &notice.endpoint,
-        error.clone(),
-        next_ms,
-        now_ms,
-    );
+    // The row first: whoever sees the endpoint's new status finds the attempt written down.
+    let written = parts
+        .registry
+        .notice_tried(notice.n, outcome, next_ms, error.clone())
+        .await;
+    note(shared, line, &notice.endpoint, error, next_ms, now_ms);
     metrics::alert_notices(&notice.endpoint, word).increment(1);
     if word == "given_up" {
         tracing::warn!(
@@ -249,10 +247,7 @@ async fn settle(
             "an alert notice was given up: nobody took it for three days"
         );
     }
-    parts
-        .registry
-        .notice_tried(notice.n, outcome, next_ms, error)
-        .await
+    written
 }
 
 /// What an answer means: the common reading. What a receiver refuses (400) is tried again too: an alert is not lost
