@@ -157,7 +157,7 @@ fn addresses(id: &str, delivery: &str, message_id: &str) -> Vec<String> {
         format!("integrations/{id}/blueprint/revisions"),
         "sources".to_owned(),
         "tokens".to_owned(),
-        "events/recent".to_owned(),
+        "events".to_owned(),
         format!("events/{message_id}"),
         "deliveries?limit=100".to_owned(),
         format!("deliveries?limit=100&integration={id}"),
@@ -184,7 +184,7 @@ fn addresses(id: &str, delivery: &str, message_id: &str) -> Vec<String> {
 fn message_id(lab: &mut Lab) -> Result<String> {
     let until = Instant::now() + Duration::from_secs(60);
     while Instant::now() < until {
-        let recent = lab.admin("GET", "events/recent", &Value::Null)?;
+        let recent = lab.admin("GET", "events", &Value::Null)?;
         if let Some(id) = recent["data"][0]["message_id"].as_str() {
             return Ok(id.to_owned());
         }
