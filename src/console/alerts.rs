@@ -258,7 +258,7 @@ async fn list_page(
     let now_ms = console.now_ms();
     let alerts: Listed<Alert> = api.get(&who.actor, "/alerts/state?limit=30").await?;
     let endpoints: Listed<AlertEndpoint> = api.get(&who.actor, "/alerts?limit=100").await?;
-    let integrations: Listed<Integration> = api.get(&who.actor, "/integrations?limit=100").await?;
+    let integrations = api.integrations(&who.actor).await?;
     let frame = Frame::new(who, "alerts", "Alerts");
     let new = EndpointForm::new(&frame.csrf, &integrations.data);
     Ok(AlertsPage {
@@ -305,7 +305,7 @@ async fn endpoint_page(
             &format!("/alerts/state?limit=30&endpoint={name}"),
         )
         .await?;
-    let integrations: Listed<Integration> = api.get(&who.actor, "/integrations?limit=100").await?;
+    let integrations = api.integrations(&who.actor).await?;
     let frame = Frame::new(who, "alerts", format!("Alerts to {}", endpoint.name));
     let change = EndpointForm::changing(&endpoint, &frame.csrf, &integrations.data);
     Ok(EndpointPage {

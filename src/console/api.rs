@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
-use super::views::{Diagnostic, FieldFault};
+use super::views::{Diagnostic, FieldFault, Integration, Listed, Source};
 use crate::admin::SignedIn;
 use crate::registry::audit::Actor;
 
@@ -59,6 +59,16 @@ impl Refusal {
 impl Api {
     pub(super) fn new(router: Router) -> Self {
         Self(router)
+    }
+
+    /// The integrations, for naming and choosing.
+    pub(super) async fn integrations(&self, actor: &Actor) -> Result<Listed<Integration>, Refusal> {
+        self.get(actor, "/integrations?limit=100").await
+    }
+
+    /// The sources, for naming and choosing.
+    pub(super) async fn sources(&self, actor: &Actor) -> Result<Listed<Source>, Refusal> {
+        self.get(actor, "/sources?limit=100").await
     }
 
     /// GET `path` below `/v1/admin`.

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use super::Console;
 use super::api::Refusal;
 use super::deliveries::name_of;
-use super::form::{Form, query_of, segment};
+use super::form::{Filter, Form, query_of, segment};
 use super::format::{Pill, When, count, pretty_text};
 use super::frame::{Answer, Frame, page};
 use super::gate::Who;
 use super::overview::words;
 use super::session::Notice;
-use super::views::{Books, DeadLetter, Integration, Listed, Replay};
+use super::views::{Books, DeadLetter, Listed, Replay};
 
 /// Groups shown with an example each.
 const GROUPS_MAX: usize = 50;
@@ -165,19 +165,12 @@ pub(super) async fn list(
     uri: Uri,
 ) -> Answer {
     let query = Form::query(uri.query());
-    let (integration, reason) = (query.text("integration"), query.text("reason"));
-    let filter = [("integration", integration), ("reason", reason)];
+    let filter = Filter::of(&query, &["integration", "reason"]);
+    let (integration, reason) = (filter.text("integration"), filter.text("reason"));
     let now_ms = console.now_ms();
-    let mut pairs = filter.to_vec();
-    pairs.extend([("cursor", query.text("after")), ("limit", "50")]);
-    let letters: Listed<DeadLetter> = console
-        .api()
-        .get(&who.actor, &format!("/dead-letters{}", query_of(&pairs)))
-        .await?;
-    let integrations: Listed<Integration> = console
-        .api()
-        .get(&who.actor, "/integrations?limit=100")
-        .await?;
+    let path = filter.asks("/dead-letters", query.text("after"));
+    let letters: Listed<DeadLetter> = console.api().get(&who.actor, &path).await?;
+    let integrations = console.api().integrations(&who.actor).await?;
     Ok(page(&ListPage {
         frame: Frame::new(&who, "dead", "Dead letters"),
         name: name_of(&integrations, integration),
@@ -186,11 +179,7 @@ pub(super) async fn list(
         } else {
             words(reason)
         },
-        next: letters.next_cursor.map(|cursor| {
-            let mut pairs = filter.to_vec();
-            pairs.push(("after", &cursor));
-            format!("/dead-letters/list{}", query_of(&pairs))
-        }),
+        next: filter.goes_on("/dead-letters/list", "after", letters.next_cursor),
         rows: letters
             .data
             .into_iter()
@@ -237,10 +226,7 @@ pub(super) async fn replay(
             Notice::fault("There was nothing left to send: no dead letter matches any more.");
         return Ok(who.go(&console, "/dead-letters", notice));
     }
-    let integrations: Listed<Integration> = console
-        .api()
-        .get(&who.actor, "/integrations?limit=100")
-        .await?;
+    let integrations = console.api().integrations(&who.actor).await?;
     let integration = form.text("integration").to_owned();
     let what = match (integration.is_empty(), form.given("reason")) {
         (true, None) => "all dead letters".to_owned(),

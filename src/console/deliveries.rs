@@ -5,7 +5,7 @@ use axum::extract::{Extension, Path, State};
 use axum::http::Uri;
 
 use super::Console;
-use super::form::{Form, query_of, segment};
+use super::form::{Filter, Form, segment};
 use super::format::{Pill, When, bytes, count, pretty, span};
 use super::frame::{Answer, Frame, page};
 use super::gate::Who;
@@ -62,26 +62,11 @@ pub(super) async fn list(
     uri: Uri,
 ) -> Answer {
     let query = Form::query(uri.query());
-    let wanted = [
-        ("integration", query.text("integration").trim()),
-        ("outcome", query.text("outcome").trim()),
-        ("message_id", query.text("message_id").trim()),
-    ];
-    let with = |pairs: &[(&'static str, &str)]| {
-        let mut all = wanted.to_vec();
-        all.extend_from_slice(pairs);
-        query_of(&all)
-    };
-    let path = format!(
-        "/deliveries{}",
-        with(&[("cursor", query.text("before")), ("limit", "50")])
-    );
+    let filter = Filter::of(&query, &["integration", "outcome", "message_id"]);
+    let path = filter.asks("/deliveries", query.text("before"));
     let now_ms = console.now_ms();
     let attempts: Listed<Attempt> = console.api().get(&who.actor, &path).await?;
-    let integrations: Listed<Integration> = console
-        .api()
-        .get(&who.actor, "/integrations?limit=100")
-        .await?;
+    let integrations = console.api().integrations(&who.actor).await?;
     let rows = attempts
         .data
         .iter()
@@ -96,14 +81,12 @@ pub(super) async fn list(
         frame: Frame::new(&who, "deliveries", "Delivery log"),
         outcomes: OUTCOMES
             .iter()
-            .map(|(word, shown)| (*word, *shown, *word == wanted[1].1))
+            .map(|(word, shown)| (*word, *shown, *word == filter.text("outcome")))
             .collect(),
-        message_id: wanted[2].1.to_owned(),
-        older: attempts
-            .next_cursor
-            .map(|cursor| format!("/deliveries{}", with(&[("before", &cursor)]))),
-        filtered: wanted.iter().any(|(_, value)| !value.is_empty()),
-        integrations: choices(&integrations, wanted[0].1),
+        message_id: filter.text("message_id").to_owned(),
+        older: filter.goes_on("/deliveries", "before", attempts.next_cursor),
+        filtered: filter.any(),
+        integrations: choices(&integrations, filter.text("integration")),
         rows,
     }))
 }
@@ -139,10 +122,7 @@ pub(super) async fn show(
         .api()
         .get(&who.actor, &format!("/deliveries/{}", segment(&id)))
         .await?;
-    let integrations: Listed<Integration> = console
-        .api()
-        .get(&who.actor, "/integrations?limit=100")
-        .await?;
+    let integrations = console.api().integrations(&who.actor).await?;
     Ok(page(&ShowPage {
         frame: Frame::new(&who, "deliveries", "Delivery"),
         integration: name_of(&integrations, &attempt.integration),

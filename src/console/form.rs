@@ -54,6 +54,56 @@ impl Form {
     }
 }
 
+/// Rows of a list on one page.
+const PAGE_ROWS: &str = "50";
+
+/// What a list is filtered by, as its page's address says: the same words ask the API and lead to the next page.
+#[derive(Debug)]
+pub(super) struct Filter<'a>(Vec<(&'static str, &'a str)>);
+
+impl<'a> Filter<'a> {
+    /// Reads these fields.
+    pub(super) fn of(query: &'a Form, names: &[&'static str]) -> Self {
+        let pairs = names.iter().map(|name| (*name, query.text(name).trim()));
+        Self(pairs.collect())
+    }
+
+    /// A field's value; empty when it was not sent.
+    pub(super) fn text(&self, name: &str) -> &'a str {
+        let found = self.0.iter().find(|(field, _)| *field == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    /// Is anything filtered out?
+    pub(super) fn any(&self) -> bool {
+        self.0.iter().any(|(_, value)| !value.is_empty())
+    }
+
+    /// An address with this filter and nothing more.
+    pub(super) fn on(&self, path: &str) -> String {
+        format!("{path}{}", query_of(&self.0))
+    }
+
+    /// One page of a list of the API, from a cursor on.
+    pub(super) fn asks(&self, path: &str, cursor: &str) -> String {
+        let page = [("cursor", cursor), ("limit", PAGE_ROWS)];
+        let pairs = [self.0.as_slice(), &page].concat();
+        format!("{path}{}", query_of(&pairs))
+    }
+
+    /// The address of the console's page that goes on at a cursor, under this name.
+    pub(super) fn goes_on(
+        &self,
+        path: &str,
+        name: &'static str,
+        cursor: Option<String>,
+    ) -> Option<String> {
+        let cursor = cursor?;
+        let pairs = [self.0.as_slice(), &[(name, cursor.as_str())]].concat();
+        Some(format!("{path}{}", query_of(&pairs)))
+    }
+}
+
 /// A query string of the pairs that have a value, with its question mark; empty when none has.
 pub(super) fn query_of(pairs: &[(&str, &str)]) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());

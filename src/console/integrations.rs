@@ -113,10 +113,7 @@ pub(super) fn trial_rows(tested: Tested) -> Vec<TrialRow> {
 /// The installed ones.
 pub(super) async fn list(State(console): State<Console>, Extension(who): Extension<Who>) -> Answer {
     let now_ms = console.now_ms();
-    let all: Listed<Integration> = console
-        .api()
-        .get(&who.actor, "/integrations?limit=100")
-        .await?;
+    let all = console.api().integrations(&who.actor).await?;
     let books: Books = console.api().get(&who.actor, "/ledger").await?;
     let rows = all
         .data
@@ -167,7 +164,7 @@ async fn shown(
 ) -> Result<ShowPage, Fail> {
     let now_ms = console.now_ms();
     let books: Books = console.api().get(&who.actor, "/ledger").await?;
-    let sources: Listed<Source> = console.api().get(&who.actor, "/sources?limit=100").await?;
+    let sources = console.api().sources(&who.actor).await?;
     let attempts: Listed<Attempt> = console
         .api()
         .get(
@@ -487,7 +484,7 @@ async fn settings_page(
 ) -> Result<SettingsPage, Fail> {
     let integration = one(console, who, id).await?;
     let fields = fields_of(console, who, &integration).await?;
-    let sources: Listed<Source> = console.api().get(&who.actor, "/sources?limit=100").await?;
+    let sources = console.api().sources(&who.actor).await?;
     let count = faults.len();
     let mut stored = integration.config.clone();
     for field in fields.iter().filter(|field| field.advanced) {

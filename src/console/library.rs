@@ -65,10 +65,7 @@ pub(super) async fn list(
         .api()
         .get(&who.actor, "/integration-catalog?limit=100")
         .await?;
-    let installed: Listed<Integration> = console
-        .api()
-        .get(&who.actor, "/integrations?limit=100")
-        .await?;
+    let installed = console.api().integrations(&who.actor).await?;
     let mut names: Vec<String> = catalog
         .data
         .iter()
@@ -155,7 +152,7 @@ async fn made(
             &format!("/integration-catalog/{}", segment(vendor)),
         )
         .await?;
-    let sources: Listed<Source> = console.api().get(&who.actor, "/sources?limit=100").await?;
+    let sources = console.api().sources(&who.actor).await?;
     let variant = entry
         .variants
         .iter()

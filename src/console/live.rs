@@ -6,7 +6,7 @@ use axum::http::{Method, Uri};
 use axum::response::Response;
 
 use super::Console;
-use super::form::{Form, query_of, segment};
+use super::form::{Filter, Form, segment};
 use super::format::{clock_time, pretty};
 use super::frame::{Answer, Frame, page as rendered};
 use super::gate::Who;
@@ -50,25 +50,10 @@ pub(super) async fn page(
     uri: Uri,
 ) -> Answer {
     let query = Form::query(uri.query());
-    let wanted = [
-        ("source", query.text("source").trim()),
-        ("type", query.text("type").trim()),
-        ("name", query.text("name").trim()),
-        ("user", query.text("user").trim()),
-    ];
-    let with = |pair: &(&'static str, &str)| {
-        let mut pairs: Vec<(&str, &str)> = wanted.to_vec();
-        pairs.push(*pair);
-        query_of(&pairs)
-    };
-    let mut path = format!("/events{}", with(&("cursor", query.text("before"))));
-    path.push_str(if path.contains('?') {
-        "&limit=50"
-    } else {
-        "?limit=50"
-    });
+    let filter = Filter::of(&query, &["source", "type", "name", "user"]);
+    let path = filter.asks("/events", query.text("before"));
     let events: Listed<Accepted> = console.api().get(&who.actor, &path).await?;
-    let sources: Listed<Source> = console.api().get(&who.actor, "/sources?limit=100").await?;
+    let sources = console.api().sources(&who.actor).await?;
     let named = |id: &str| {
         sources
             .data
@@ -89,23 +74,21 @@ pub(super) async fn page(
         frame: Frame::new(&who, "live", "Live events"),
         kinds: KINDS
             .iter()
-            .map(|kind| (*kind, *kind == wanted[1].1))
+            .map(|kind| (*kind, *kind == filter.text("type")))
             .collect(),
-        name: wanted[2].1.to_owned(),
-        user: wanted[3].1.to_owned(),
+        name: filter.text("name").to_owned(),
+        user: filter.text("user").to_owned(),
         stream: if query.has("before") {
             String::new()
         } else {
-            format!("/live/stream{}", query_of(&wanted))
+            filter.on("/live/stream")
         },
-        older: events
-            .next_cursor
-            .map(|cursor| format!("/live{}", with(&("before", &cursor)))),
+        older: filter.goes_on("/live", "before", events.next_cursor),
         sources: sources
             .data
             .into_iter()
             .map(|source| {
-                let lit = source.id == wanted[0].1;
+                let lit = source.id == filter.text("source");
                 (source, lit)
             })
             .collect(),

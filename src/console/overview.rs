@@ -58,7 +58,7 @@ struct Row {
 pub(super) async fn page(State(console): State<Console>, Extension(who): Extension<Who>) -> Answer {
     let now_ms = console.now_ms();
     let api = console.api();
-    let integrations: Listed<Integration> = api.get(&who.actor, "/integrations?limit=100").await?;
+    let integrations = api.integrations(&who.actor).await?;
     let books: Books = api.get(&who.actor, "/ledger").await?;
     let refused: Listed<Rejected> = api.get(&who.actor, "/rejected-events?limit=1").await?;
     let mut attention = Vec::new();

@@ -5,7 +5,7 @@ use axum::extract::{Extension, State};
 use axum::http::Uri;
 
 use super::Console;
-use super::form::{Form, query_of};
+use super::form::{Filter, Form, query_of};
 use super::format::{Pill, When, count, pretty};
 use super::frame::{Answer, Frame, page};
 use super::gate::Who;
@@ -80,27 +80,11 @@ pub(super) async fn rejected(
     uri: Uri,
 ) -> Answer {
     let query = Form::query(uri.query());
-    let wanted = [
-        ("source", query.text("source").trim()),
-        ("code", query.text("code").trim()),
-    ];
-    let with = |pairs: &[(&'static str, &str)]| {
-        let mut all = wanted.to_vec();
-        all.extend_from_slice(pairs);
-        query_of(&all)
-    };
+    let filter = Filter::of(&query, &["source", "code"]);
     let now_ms = console.now_ms();
-    let listed: Listed<Rejected> = console
-        .api()
-        .get(
-            &who.actor,
-            &format!(
-                "/rejected-events{}",
-                with(&[("cursor", query.text("before")), ("limit", "50")])
-            ),
-        )
-        .await?;
-    let sources: Listed<Source> = console.api().get(&who.actor, "/sources?limit=100").await?;
+    let path = filter.asks("/rejected-events", query.text("before"));
+    let listed: Listed<Rejected> = console.api().get(&who.actor, &path).await?;
+    let sources = console.api().sources(&who.actor).await?;
     let rows = listed
         .data
         .into_iter()
@@ -119,16 +103,14 @@ pub(super) async fn rejected(
         .collect();
     Ok(page(&RejectedPage {
         frame: Frame::new(&who, "rejected", "Rejected events"),
-        code: wanted[1].1.to_owned(),
-        older: listed
-            .next_cursor
-            .map(|cursor| format!("/rejected{}", with(&[("before", &cursor)]))),
-        filtered: wanted.iter().any(|(_, value)| !value.is_empty()),
+        code: filter.text("code").to_owned(),
+        older: filter.goes_on("/rejected", "before", listed.next_cursor),
+        filtered: filter.any(),
         sources: sources
             .data
             .into_iter()
             .map(|source| {
-                let lit = source.id == wanted[0].1;
+                let lit = source.id == filter.text("source");
                 (source, lit)
             })
             .collect(),

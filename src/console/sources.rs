@@ -13,7 +13,7 @@ use super::format::When;
 use super::frame::{Answer, Fail, Frame, page, rendered};
 use super::gate::Who;
 use super::session::Notice;
-use super::views::{FieldFault, Key, Listed, Source};
+use super::views::{FieldFault, Key, Source};
 use crate::registry::Role;
 
 /// Kinds of calls a source may be held to, and the words for them.
@@ -209,7 +209,7 @@ async fn sources_page(
     sent: Option<(Option<&str>, &Form, Vec<FieldFault>)>,
 ) -> Result<SourcesPage, Fail> {
     let now_ms = console.now_ms();
-    let listed: Listed<Source> = console.api().get(&who.actor, "/sources?limit=100").await?;
+    let listed = console.api().sources(&who.actor).await?;
     let frame = Frame::new(who, "sources", "Sources");
     let mut new = SourceForm::new(&frame.csrf);
     let mut rows: Vec<SourceRow> = listed

@@ -108,6 +108,34 @@ impl FlowOptions {
 }
 
 impl Rules {
+    /// Of a request of its own that says nothing of the way: what tests begin with.
+    #[cfg(test)]
+    pub(in super::super) fn plain(index: usize, name: &str) -> Self {
+        Self {
+            name: name.into(),
+            limits: Limits {
+                items_max: 1,
+                bytes_max: 4_000,
+                wait_ms: 100,
+            },
+            in_flight_max: 3,
+            gate: index,
+            lanes: index,
+            pace_ms: 0,
+            newest: false,
+            newest_without: None,
+            once_ms: None,
+            rate: Vec::new(),
+            bucket: None,
+            spill: None,
+            spill_always: false,
+            requeue_ms: Vec::new(),
+            stale_after_ms: None,
+            dead_after_ms: None,
+            retry_for_ms: 3_600_000,
+        }
+    }
+
     /// Those of an item's keys that count.
     pub(super) fn keys(&self, mut keys: ItemKeys) -> ItemKeys {
         keys.newest = keys.newest.filter(|_| self.newest);

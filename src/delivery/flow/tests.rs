@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::batch::Limits;
 use super::super::retry::Backoff;
 use super::*;
 use crate::blueprint::ItemKeys;
@@ -15,29 +14,10 @@ use crate::journal::Settle;
 mod refused;
 
 fn rules(index: usize) -> Rules {
-    Rules {
-        name: format!("r{index}").into(),
-        limits: Limits {
-            items_max: 8,
-            bytes_max: 400,
-            wait_ms: 100,
-        },
-        in_flight_max: 3,
-        gate: index,
-        lanes: index,
-        pace_ms: 0,
-        newest: false,
-        newest_without: None,
-        once_ms: None,
-        rate: Vec::new(),
-        bucket: None,
-        spill: None,
-        spill_always: false,
-        requeue_ms: Vec::new(),
-        stale_after_ms: None,
-        dead_after_ms: None,
-        retry_for_ms: 3_600_000,
-    }
+    let mut rules = Rules::plain(index, &format!("r{index}"));
+    rules.limits.items_max = 8;
+    rules.limits.bytes_max = 400;
+    rules
 }
 
 fn options() -> FlowOptions {

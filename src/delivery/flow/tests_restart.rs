@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::batch::Limits;
 use super::super::retry::Backoff;
 use super::*;
 use crate::journal::feed::FeedState;
@@ -15,30 +14,7 @@ const WINDOWS: [(Millis, u64); 2] = [(1_000, 5), (20_000, 12)];
 
 /// 0 `track`: single, at a rate. 1 `person`: in batches.
 fn options() -> FlowOptions {
-    let rules = |index: usize, name: &str, items_max: usize| Rules {
-        name: name.into(),
-        limits: Limits {
-            items_max,
-            bytes_max: 4_000,
-            wait_ms: 100,
-        },
-        in_flight_max: 3,
-        gate: index,
-        lanes: index,
-        pace_ms: 0,
-        newest: false,
-        newest_without: None,
-        once_ms: None,
-        rate: Vec::new(),
-        bucket: None,
-        spill: None,
-        spill_always: false,
-        requeue_ms: Vec::new(),
-        stale_after_ms: None,
-        dead_after_ms: None,
-        retry_for_ms: 3_600_000,
-    };
-    let mut track = rules(0, "track", 1);
+    let mut track = Rules::plain(0, "track");
     track.rate = WINDOWS
         .iter()
         .map(|(per_ms, requests)| Window {
@@ -47,9 +23,11 @@ fn options() -> FlowOptions {
             items: None,
         })
         .collect();
+    let mut person = Rules::plain(1, "person");
+    person.limits.items_max = 4;
     FlowOptions {
         feed: "int_1".into(),
-        requests: vec![track, rules(1, "person", 4)],
+        requests: vec![track, person],
         backoff: Backoff {
             base_ms: 500,
             cap_ms: 20_000,

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::super::batch::Limits;
 use super::super::retry::Backoff;
 use super::*;
 use crate::blueprint::{ItemKeys, OnceKey};
@@ -14,29 +13,10 @@ use crate::journal::Parked;
 const PACE_MS: Millis = 300;
 
 fn rules(index: usize, name: &str, items_max: usize) -> Rules {
-    Rules {
-        name: name.into(),
-        limits: Limits {
-            items_max,
-            bytes_max: 4_000,
-            wait_ms: 100,
-        },
-        in_flight_max: 3,
-        gate: index,
-        lanes: index,
-        pace_ms: 0,
-        newest: false,
-        newest_without: None,
-        once_ms: None,
-        rate: Vec::new(),
-        bucket: None,
-        spill: None,
-        spill_always: false,
-        requeue_ms: Vec::new(),
-        stale_after_ms: None,
-        dead_after_ms: None,
-        retry_for_ms: 600_000,
-    }
+    let mut rules = Rules::plain(index, name);
+    rules.limits.items_max = items_max;
+    rules.retry_for_ms = 600_000;
+    rules
 }
 
 /// 0 `track`: single, paced by lane, at a rate. 1 `bulk`: batches by lane, newest wins, what changed only, missing is
