@@ -6,6 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -52,9 +53,26 @@ impl Crew {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, GivenUp> {
+        self.run_and_rest(work, |_| Duration::ZERO).await
+    }
+
+    /// Does it there; once its caller has the result, that thread rests as long as `rest` says of the time it took.
+    ///
+    /// # Errors
+    /// When it panics.
+    pub async fn run_and_rest<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        rest: impl FnOnce(Duration) -> Duration + Send + 'static,
+    ) -> Result<T, GivenUp> {
         let (reply, answer) = oneshot::channel();
         let work = Box::new(move || {
+            let begun = Instant::now();
             let _nobody_waits = reply.send(work());
+            let rest = rest(begun.elapsed());
+            if !rest.is_zero() {
+                std::thread::sleep(rest);
+            }
         });
         self.work.send(work).map_err(|_| GivenUp)?;
         answer.await.map_err(|_| GivenUp)
@@ -85,5 +103,18 @@ mod tests {
         let many = (0..50).map(|n| crew.run(move || n));
         let done = futures_util::future::join_all(many).await;
         assert_eq!(done.into_iter().flatten().sum::<i32>(), 1_225);
+    }
+
+    #[tokio::test]
+    async fn a_thread_rests_only_after_its_caller_was_answered() {
+        let crew = Crew::start("test", 1);
+        let (wake, rest) = channel();
+        let rests = move |_| rest.recv().unwrap_or_default();
+        assert_eq!(crew.run_and_rest(|| 1, rests).await.unwrap(), 1);
+        // The only thread rests until told otherwise.
+        let mut next = std::pin::pin!(crew.run(|| 2));
+        assert!(futures_util::poll!(next.as_mut()).is_pending());
+        wake.send(Duration::ZERO).unwrap();
+        assert_eq!(next.await.unwrap(), 2);
     }
 }

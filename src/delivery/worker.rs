@@ -54,6 +54,11 @@ const TAIL_EVENTS: Seq = 1_024;
 /// they were read; where it does not, as they come.
 const MAPPING_MAX: usize = 2;
 
+/// While acceptance is pressed, a thread that mapped rests this many times as long as that took: what is accepted is
+/// safe in the journal and may go out later, a caller cannot wait. So mapping goes on, at a quarter of its speed.
+const REST_TIMES: u32 = 3;
+const REST_MAX: Duration = Duration::from_millis(50);
+
 /// Parked records are looked for this often.
 const PARKED_EVERY_MS: Millis = 1_000;
 
@@ -458,8 +463,13 @@ impl Worker {
             arrivals: None,
         });
         // JSON for hundreds of events takes milliseconds: off the threads that serve sockets.
+        let journal = self.parts.journal.clone();
         self.work.push(Box::pin(async move {
-            let arrivals = mappers().run(map).await.ok();
+            let rest = move |took: Duration| match journal.is_pressed() {
+                true => took.saturating_mul(REST_TIMES).min(REST_MAX),
+                false => Duration::ZERO,
+            };
+            let arrivals = mappers().run_and_rest(map, rest).await.ok();
             Done::Mapped { ticket, arrivals }
         }));
     }

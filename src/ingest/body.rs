@@ -110,7 +110,9 @@ impl Held {
             share: 0,
             bytes: Bytes::new(),
         };
-        tokio::time::timeout(limits.body_timeout, collect(body, bytes_max, &mut held))
+        let length = announced.and_then(|bytes| usize::try_from(bytes).ok());
+        let collected = collect(body, length, bytes_max, &mut held);
+        tokio::time::timeout(limits.body_timeout, collected)
             .await
             .map_err(|_| Refusal::BodyTimeout)??;
         if let Packing::Gzip = packing {
@@ -122,7 +124,12 @@ impl Held {
     }
 }
 
-async fn collect(mut body: Body, bytes_max: usize, held: &mut HeldBody<'_>) -> Result<(), Refusal> {
+async fn collect(
+    mut body: Body,
+    length: Option<usize>,
+    bytes_max: usize,
+    held: &mut HeldBody<'_>,
+) -> Result<(), Refusal> {
     // Most bodies are one frame, which is kept as it is; only further ones are copied together.
     let mut more = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -138,6 +145,9 @@ async fn collect(mut body: Body, bytes_max: usize, held: &mut HeldBody<'_>) -> R
             held.bytes = data;
         } else {
             if more.is_empty() {
+                // Moved once; but nobody gets much more memory than it has sent.
+                let ahead = (held.bytes.len() + data.len()).saturating_mul(8);
+                more.reserve(length.unwrap_or_default().min(ahead));
                 more.extend_from_slice(&std::mem::take(&mut held.bytes));
             }
             more.extend_from_slice(&data);

@@ -162,6 +162,12 @@ impl Journal {
         })
     }
 
+    /// Whether records wait for the commit under way to end: acceptance has more to do than it can.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        self.handle.shared.is_pressed()
+    }
+
     /// The number the next record will get; changes with every commit.
     #[must_use]
     pub fn end(&self) -> watch::Receiver<Seq> {

@@ -114,6 +114,11 @@ impl Shared {
         Ok(answer)
     }
 
+    /// Records wait to be committed.
+    pub(in crate::journal) fn is_pressed(&self) -> bool {
+        self.queue.lock().records > 0
+    }
+
     /// Queues anything else.
     pub(in crate::journal) fn send(&self, command: Command) -> Result<(), JournalError> {
         let mut queue = self.queue.lock();
