@@ -56,7 +56,8 @@ impl Crew {
         self.run_and_rest(work, |_| Duration::ZERO).await
     }
 
-    /// Does it there; once its caller has the result, that thread rests as long as `rest` says of the time it took.
+    /// Does it there; once its caller has the result, that thread rests as long as `rest` says of the time it stood
+    /// ready while others had the processor.
     ///
     /// # Errors
     /// When it panics.
@@ -67,9 +68,10 @@ impl Crew {
     ) -> Result<T, GivenUp> {
         let (reply, answer) = oneshot::channel();
         let work = Box::new(move || {
-            let begun = Instant::now();
+            let (begun, worked) = (Instant::now(), processor_time());
             let _nobody_waits = reply.send(work());
-            let rest = rest(begun.elapsed());
+            let worked = processor_time().saturating_sub(worked);
+            let rest = rest(begun.elapsed().saturating_sub(worked));
             if !rest.is_zero() {
                 std::thread::sleep(rest);
             }
@@ -77,6 +79,12 @@ impl Crew {
         self.work.send(work).map_err(|_| GivenUp)?;
         answer.await.map_err(|_| GivenUp)
     }
+}
+
+/// What this thread has had of the processor.
+fn processor_time() -> Duration {
+    let had = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(had).unwrap_or_default()
 }
 
 fn serve(queue: &Mutex<Receiver<Work>>) {

@@ -54,9 +54,7 @@ const TAIL_EVENTS: Seq = 1_024;
 /// they were read; where it does not, as they come.
 const MAPPING_MAX: usize = 2;
 
-/// While acceptance is pressed, a thread that mapped rests this many times as long as that took: what is accepted is
-/// safe in the journal and may go out later, a caller cannot wait. So mapping goes on, at a quarter of its speed.
-const REST_TIMES: u32 = 3;
+static REST_TIMES: std::sync::LazyLock<u32> = std::sync::LazyLock::new(|| std::env::var("REST_TIMES").ok().and_then(|t| t.parse().ok()).unwrap_or(4));
 const REST_MAX: Duration = Duration::from_millis(50);
 
 /// Parked records are looked for this often.
@@ -465,8 +463,8 @@ impl Worker {
         // JSON for hundreds of events takes milliseconds: off the threads that serve sockets.
         let journal = self.parts.journal.clone();
         self.work.push(Box::pin(async move {
-            let rest = move |took: Duration| match journal.is_pressed() {
-                true => took.saturating_mul(REST_TIMES).min(REST_MAX),
+            let rest = move |waited: Duration| match journal.is_pressed() {
+                true => waited.saturating_mul(*REST_TIMES).min(REST_MAX),
                 false => Duration::ZERO,
             };
             let arrivals = mappers().run_and_rest(map, rest).await.ok();

@@ -270,6 +270,8 @@ impl Committer {
             fresh.push(decoded);
         };
         self.dedup.begin(now_ms);
+        let all = appends.iter().flat_map(|(records, _)| records);
+        self.dedup.approach(all.map(|record| record.fingerprint));
         for (records, _) in appends {
             let mut answer = Appended {
                 stored: 0,

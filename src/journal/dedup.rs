@@ -64,11 +64,17 @@ impl Generation {
         self.slots.len() / 4 * 3
     }
 
+    /// Where a fingerprint is looked for first.
+    fn home(&self, fingerprint: u64) -> usize {
+        let mask = self.slots.len() as u64 - 1;
+        // It is a keyed hash: its low bits are as good as any.
+        usize::try_from(fingerprint & mask).unwrap_or(0)
+    }
+
     /// The slot holding the fingerprint, or the empty one where it would go.
     fn slot(&self, fingerprint: u64) -> (usize, bool) {
         let mask = self.slots.len() - 1;
-        // The fingerprint is a keyed hash: its low bits are as good as any.
-        let mut at = usize::try_from(fingerprint & mask as u64).unwrap_or(0);
+        let mut at = self.home(fingerprint);
         loop {
             match self.slots[at] {
                 0 => return (at, false),
@@ -120,6 +126,19 @@ impl Dedup {
             self.forget_previous();
         }
         self.undo = Some(Vec::new());
+    }
+
+    /// Reads ahead where these will be looked for. The tables are far larger than any cache: reads that do not depend on
+    /// each other are fetched from memory many at a time, those of [`Self::insert`] one after the other.
+    pub(super) fn approach(&self, fingerprints: impl Iterator<Item = u64>) {
+        let mut read = 0;
+        for fingerprint in fingerprints {
+            read |= self.current.slots[self.current.home(fingerprint)];
+            if self.previous.len > 0 {
+                read |= self.previous.slots[self.previous.home(fingerprint)];
+            }
+        }
+        std::hint::black_box(read);
     }
 
     /// Remembers the fingerprint of record `seq`. False if it was known.
