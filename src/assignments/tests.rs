@@ -9,8 +9,7 @@ use serde_json::json;
 use super::follow::Steps;
 use super::*;
 use crate::clock::ManualClock;
-use crate::journal::store::sqlite::SqliteStore;
-use crate::journal::{Journal, Options, Record};
+use crate::journal::{self, Journal, Options, Record};
 
 const T0: Millis = 1_795_183_407_412;
 const DAY: Millis = 86_400_000;
@@ -41,14 +40,13 @@ impl World {
     }
 
     fn journal(&self) -> Journal {
-        let store = SqliteStore::open(self.dir.path(), [1; 16]).unwrap();
         let options = Options {
             free_bytes_min: 0,
             retain_ms: 0,
             retain_bytes: 0,
             ..Options::default()
         };
-        Journal::open(Box::new(store), options, self.clock()).unwrap()
+        journal::testing::open(self.dir.path(), options, self.clock())
     }
 }
 

@@ -35,6 +35,8 @@ pub mod labels;
 mod reader;
 pub mod store;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod types;
 
