@@ -1,6 +1,6 @@
 //! aqueduct: an HTTP event-forwarding gateway.
 //!
-//! The modules below stand in the order of an event's life. An app posts to [`ingest`], which turns the
+//! In the order of an event's life: an app posts to [`ingest`], which turns the
 //! call into an [`event`] and appends it to the [`journal`]; 200 is answered once that is on stable
 //! storage. [`delivery`] reads the journal with one cursor per integration, maps each event through the
 //! integration's [`blueprint`], cuts batches and sends them through [`vendor`]; every event ends in one

@@ -1,7 +1,7 @@
 //! Any text as a body an app posts. The scanner must take exactly what serde_json takes, and what is
 //! accepted must read back from the journal with every member as posted.
 //!
-//! Start from real calls: `mkdir -p corpus/event && cp ../tests/fixtures/segment/*/*.json corpus/event/`.
+//! Start from real calls: `mkdir -p corpus/event && cp ../tests/fixtures/segment/*.json corpus/event/`.
 
 #![no_main]
 

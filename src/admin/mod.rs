@@ -281,4 +281,6 @@ async fn finish(request: Request, next: Next) -> Response {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

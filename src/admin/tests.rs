@@ -6,29 +6,22 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
-use futures_util::future::BoxFuture;
 use http_body_util::BodyExt as _;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use super::{DeliveryControl, Parts, openapi, router};
-use crate::assignments::Assignments;
-use crate::blueprint::Tables;
+use super::openapi;
+use super::testing::{Idle, api};
 use crate::clock::{ManualClock, SharedClock};
-use crate::delivery::status::Status;
-use crate::delivery::{Trial, TrialError};
-use crate::journal::store::sqlite::SqliteStore;
-use crate::journal::{DeadLetter, FeedStart, Journal, Options, Outcome, Record, Settle, Tally};
-use crate::logbook::Logbook;
+use crate::journal::{
+    self, DeadLetter, FeedStart, Journal, Options, Outcome, Record, Settle, Tally,
+};
 use crate::registry::audit::Actor;
-use crate::registry::checks::{Checks, DocumentCheck, DocumentFault, VendorCheck};
+use crate::registry::checks::DocumentFault;
 use crate::registry::random::Random;
-use crate::registry::seal::KeyRing;
-use crate::registry::{Given, Registry, Rehearsal, Role};
+use crate::registry::testing::Outside;
+use crate::registry::{self, Given, Registry, Role};
 use crate::secret::Secret;
-use crate::vendor::guard::Guard;
-use crate::vendor::preflight::{Answered, Question};
 
 mod access;
 mod alerts;
@@ -41,78 +34,11 @@ const ADMIN: &str = "adm_token_of_the_tests";
 const RATE: u32 = 1_000;
 const SDK_KEY: &str = "sdkkey_4711_verysecret";
 
-/// Answers every fetch with what the test put there.
-#[derive(Debug)]
-struct Documents(Mutex<Result<Value, DocumentFault>>);
-
-impl DocumentCheck for Documents {
-    fn fetch<'a>(
-        &'a self,
-        _: &'a Secret,
-        _: Option<Secret>,
-    ) -> BoxFuture<'a, Result<Value, DocumentFault>> {
-        let answer = self.0.lock().clone();
-        Box::pin(async move { answer })
-    }
-}
-
-impl VendorCheck for Documents {
-    fn ask<'a>(&'a self, _: &'a Question) -> BoxFuture<'a, Result<Answered, DocumentFault>> {
-        let answer = self.0.lock().clone();
-        Box::pin(async move { answer.map(|body| Answered { status: 200, body }) })
-    }
-}
-
-/// Pipelines that do nothing.
-#[derive(Debug, Default)]
-struct Idle(Mutex<Vec<String>>);
-
-impl DeliveryControl for Idle {
-    fn status<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Status>> {
-        Box::pin(async { None })
-    }
-
-    fn sync(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {})
-    }
-
-    fn resume(&self, integration: &str) {
-        self.0.lock().push(integration.to_owned());
-    }
-
-    fn test<'a>(
-        &'a self,
-        _: &'a str,
-        event: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Vec<Trial>, TrialError>> {
-        let event = event.map(str::to_owned);
-        Box::pin(async move {
-            match event.as_deref() {
-                Some("unknown") => Err(TrialError::Unknown),
-                Some("impossible") => Err(TrialError::NoTables("not read yet".to_owned())),
-                _ => Ok(Vec::new()),
-            }
-        })
-    }
-
-    fn rehearse<'a>(
-        &'a self,
-        _: &'a Rehearsal,
-        _: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Vec<Trial>, TrialError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn tables(&self, _: &str) -> Arc<Tables> {
-        Arc::default()
-    }
-}
-
 struct Api {
     router: Router,
     registry: Registry,
     journal: Journal,
-    documents: Arc<Documents>,
+    outside: Arc<Outside>,
     delivery: Arc<Idle>,
     clock: Arc<ManualClock>,
     dir: tempfile::TempDir,
@@ -168,51 +94,22 @@ impl Api {
 
     fn over(dir: tempfile::TempDir, time: Arc<ManualClock>, random: Random) -> Self {
         let clock: SharedClock = Arc::<ManualClock>::clone(&time);
-        let store = SqliteStore::open(dir.path(), [7; 16]).unwrap();
-        let journal =
-            Journal::open(Box::new(store), Options::default(), Arc::clone(&clock)).unwrap();
-        let documents = Arc::new(Documents(Mutex::new(Ok(datafile()))));
+        let journal = journal::testing::open(dir.path(), Options::default(), Arc::clone(&clock));
+        let outside = Outside::answering(datafile());
         let given = Given {
             admin_token: Some(Secret::new(ADMIN)),
             write_key: None,
         };
-        let checks = Checks {
-            urls: Arc::new(Guard::default()),
-            documents: Arc::<Documents>::clone(&documents),
-            vendors: Arc::<Documents>::clone(&documents),
-            flags: Arc::new(Vec::new),
-            feeds: Arc::new(journal.clone()),
-            vendor: crate::vendor::by_name,
-            builtin: crate::blueprint::builtin(),
-        };
-        let ring = KeyRing::load(dir.path(), None, &random).unwrap();
-        let (registry, _) =
-            Registry::open(dir.path(), ring, &given, Arc::clone(&clock), random, checks).unwrap();
+        let checks = registry::testing::checks(&outside, Arc::new(journal.clone()));
+        let registry =
+            registry::testing::open(dir.path(), &given, Arc::clone(&clock), random, checks);
         let delivery = Arc::new(Idle::default());
-        let router = router(Parts {
-            registry: registry.clone(),
-            alerts: crate::alerts::Handle::new(
-                registry.clone(),
-                Arc::clone(&clock),
-                Random::system(),
-            ),
-            journal: journal.clone(),
-            delivery: Arc::<Idle>::clone(&delivery),
-            logbook: Logbook::none(),
-            assignments: Assignments::open(
-                &dir.path().join("assignments.db"),
-                i64::MAX,
-                Arc::clone(&clock),
-            )
-            .unwrap(),
-            clock,
-            calls_a_minute: RATE,
-        });
+        let router = api(dir.path(), &registry, &journal, &delivery, clock, RATE);
         Self {
             router,
             registry,
             journal,
-            documents,
+            outside,
             delivery,
             clock: time,
             dir,

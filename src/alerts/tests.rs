@@ -4,45 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
-use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::{Alerts, Handle, Parts, Pipelines, notice};
 use crate::clock::{SharedClock, SystemClock};
 use crate::delivery::status::Status;
-use crate::journal::store::sqlite::SqliteStore;
-use crate::journal::{Journal, Options};
+use crate::journal::{self, Options};
 use crate::registry::alerts::AlertSettings;
 use crate::registry::audit::Actor;
-use crate::registry::checks::{Checks, DocumentCheck, DocumentFault, VendorCheck};
+use crate::registry::checks::Checks;
 use crate::registry::random::Random;
-use crate::registry::seal::KeyRing;
-use crate::registry::{Given, Registry, Role};
+use crate::registry::testing::Outside;
+use crate::registry::{self, Given, Registry, Role};
 use crate::secret::Secret;
 use crate::vendor::guard::Guard;
 use crate::vendor::http::Client;
-use crate::vendor::preflight::{Answered, Question};
 
 #[derive(Debug)]
-struct Nothing;
+struct NoPipelines;
 
-impl DocumentCheck for Nothing {
-    fn fetch<'a>(
-        &'a self,
-        _: &'a Secret,
-        _: Option<Secret>,
-    ) -> BoxFuture<'a, Result<serde_json::Value, DocumentFault>> {
-        Box::pin(async { Err(DocumentFault::NotJson) })
-    }
-}
-
-impl VendorCheck for Nothing {
-    fn ask<'a>(&'a self, _: &'a Question) -> BoxFuture<'a, Result<Answered, DocumentFault>> {
-        Box::pin(async { Err(DocumentFault::NotJson) })
-    }
-}
-
-impl Pipelines for Nothing {
+impl Pipelines for NoPipelines {
     fn snapshot(&self, _: &str) -> Option<Status> {
         None
     }
@@ -71,8 +52,7 @@ async fn world(status: u16, allowed: bool) -> World {
 
     let dir = tempfile::tempdir().unwrap();
     let clock: SharedClock = Arc::new(SystemClock);
-    let store = SqliteStore::open(dir.path(), [7; 16]).unwrap();
-    let journal = Journal::open(Box::new(store), Options::default(), Arc::clone(&clock)).unwrap();
+    let journal = journal::testing::open(dir.path(), Options::default(), Arc::clone(&clock));
     let open = Arc::new(Guard::parse(&[addr.to_string()]).unwrap());
     let guard = if allowed {
         Arc::clone(&open)
@@ -82,30 +62,21 @@ async fn world(status: u16, allowed: bool) -> World {
     let client = Client::new(guard, "test", Arc::clone(&clock)).unwrap();
     let checks = Checks {
         urls: open,
-        documents: Arc::new(Nothing),
-        vendors: Arc::new(Nothing),
-        flags: Arc::new(Vec::new),
-        feeds: Arc::new(journal.clone()),
-        vendor: crate::vendor::by_name,
-        builtin: crate::blueprint::builtin(),
+        ..registry::testing::checks(&Outside::offline(), Arc::new(journal.clone()))
     };
     let random = Random::system();
-    let ring = KeyRing::load(dir.path(), None, &random).unwrap();
-    let given = Given::default();
-    let (registry, _) = Registry::open(
+    let registry = registry::testing::open(
         dir.path(),
-        ring,
-        &given,
+        &Given::default(),
         Arc::clone(&clock),
         random.clone(),
         checks,
-    )
-    .unwrap();
+    );
     let handle = Handle::new(registry.clone(), Arc::clone(&clock), random.clone());
     let parts = Parts {
         registry: registry.clone(),
         journal,
-        pipelines: Arc::new(Nothing),
+        pipelines: Arc::new(NoPipelines),
         client,
         clock,
         random,

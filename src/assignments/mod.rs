@@ -169,15 +169,6 @@ impl Assignments {
             .await
     }
 
-    /// Keys of the flags that are on for a user, in alphabetical order.
-    ///
-    /// # Errors
-    /// The file could not be read.
-    pub async fn enabled_flags(&self, user: &str) -> Result<Vec<String>, AssignmentsError> {
-        let user = user.to_owned();
-        self.read(move |reader| reader.enabled_flags(&user)).await
-    }
-
     /// Takes in decisions and the position they were read up to, in one transaction.
     pub(crate) fn apply(
         &self,

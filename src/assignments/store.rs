@@ -304,15 +304,6 @@ impl Reader {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    pub(super) fn enabled_flags(&self, user: &str) -> Result<Vec<String>, AssignmentsError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT f.text FROM assignment a JOIN word f ON f.id = a.flag
-             WHERE a.user = ?1 AND a.enabled ORDER BY f.text",
-        )?;
-        let rows = statement.query_map([user], |row| row.get(0))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
-    }
-
     fn word(&self, text: &str) -> Result<Option<i64>, AssignmentsError> {
         Ok(self
             .connection

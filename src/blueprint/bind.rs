@@ -428,31 +428,27 @@ impl Binder<'_> {
 }
 
 impl Entries {
-    fn retain(&mut self, keep: &dyn Fn(&super::entry::Send) -> bool) {
-        let all = self
-            .track
+    /// What each entry that sends anything is sent as.
+    fn sends_mut(&mut self) -> impl Iterator<Item = &mut Vec<super::entry::Send>> {
+        self.track
             .values_mut()
             .chain(&mut self.any_other)
-            .chain(self.calls.values_mut());
-        for entry in all {
-            if let Entry::Send { sends, .. } = entry {
-                sends.retain(keep);
-            }
+            .chain(self.calls.values_mut())
+            .filter_map(|entry| match entry {
+                Entry::Send { sends, .. } => Some(sends),
+                Entry::Drop => None,
+            })
+    }
+
+    fn retain(&mut self, keep: &dyn Fn(&super::entry::Send) -> bool) {
+        for sends in self.sends_mut() {
+            sends.retain(keep);
         }
     }
 
     fn freeze(&mut self) {
-        let all = self
-            .track
-            .values_mut()
-            .chain(&mut self.any_other)
-            .chain(self.calls.values_mut());
-        for entry in all {
-            if let Entry::Send { sends, .. } = entry {
-                for send in sends {
-                    send.item = frozen(std::mem::replace(&mut send.item, Tpl::Nothing));
-                }
-            }
+        for send in self.sends_mut().flatten() {
+            send.item = frozen(std::mem::replace(&mut send.item, Tpl::Nothing));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is sent, as a tree of JSON with formulas in it.
+//! What is sent, as a tree of JSON with formulas in it. How a file writes it is in `read`.
 
 use std::sync::Arc;
 
@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use super::expr::Expr;
 use super::yaml::Span;
+
+mod read;
 
 /// A piece of what is sent.
 #[derive(Debug, Clone)]
@@ -230,4 +232,30 @@ fn map_members(members: &[Member], f: &mut dyn FnMut(&Expr) -> Expr) -> Vec<Memb
             },
         })
         .collect()
+}
+
+/// Written names win over copied ones, and the first of two.
+pub(crate) fn with_exceptions(members: Vec<Member>) -> Vec<Member> {
+    let mut names: Vec<Box<str>> = Vec::new();
+    let mut kept: Vec<Member> = Vec::with_capacity(members.len());
+    for member in members {
+        if let Member::Field {
+            key: Name::Plain(name),
+            ..
+        } = &member
+        {
+            if names.iter().any(|known| **known == **name) {
+                continue;
+            }
+            names.push(name.as_ref().into());
+        }
+        kept.push(member);
+    }
+    let names: Arc<[Box<str>]> = names.into();
+    for member in &mut kept {
+        if let Member::Spread { except, .. } = member {
+            *except = Arc::clone(&names);
+        }
+    }
+    kept
 }

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::Console;
 use super::api::Refusal;
-use super::deliveries::name_of;
 use super::form::{Filter, Form, query_of, segment};
 use super::format::{Pill, When, count, pretty_text};
 use super::frame::{Answer, Frame, page};
@@ -173,7 +172,7 @@ pub(super) async fn list(
     let integrations = console.api().integrations(&who.actor).await?;
     Ok(page(&ListPage {
         frame: Frame::new(&who, "dead", "Dead letters"),
-        name: name_of(&integrations, integration),
+        name: integrations.name_of(integration).to_owned(),
         title: if reason.is_empty() {
             "All causes".to_owned()
         } else {
@@ -231,13 +230,10 @@ pub(super) async fn replay(
     let what = match (integration.is_empty(), form.given("reason")) {
         (true, None) => "all dead letters".to_owned(),
         (true, Some(reason)) => format!("all dead letters with the cause “{}”", words(reason)),
-        (false, None) => format!(
-            "the dead letters of {}",
-            name_of(&integrations, &integration)
-        ),
+        (false, None) => format!("the dead letters of {}", integrations.name_of(&integration)),
         (false, Some(reason)) => format!(
             "the dead letters of {} with the cause “{}”",
-            name_of(&integrations, &integration),
+            integrations.name_of(&integration),
             words(reason)
         ),
     };

@@ -71,7 +71,7 @@ pub(super) async fn list(
         .data
         .iter()
         .map(|attempt| Row {
-            integration: name_of(&integrations, &attempt.integration),
+            integration: integrations.name_of(&attempt.integration).to_owned(),
             attempt: attempt_row(attempt, now_ms),
             trigger: attempt.trigger.clone(),
             number: attempt.attempt,
@@ -103,15 +103,6 @@ pub(super) fn choices(
         .collect()
 }
 
-/// An integration's name; its id when it is gone.
-pub(super) fn name_of(integrations: &Listed<Integration>, id: &str) -> String {
-    integrations
-        .data
-        .iter()
-        .find(|one| one.id == id)
-        .map_or_else(|| id.to_owned(), |one| one.name.clone())
-}
-
 /// One request with its bodies.
 pub(super) async fn show(
     State(console): State<Console>,
@@ -125,7 +116,7 @@ pub(super) async fn show(
     let integrations = console.api().integrations(&who.actor).await?;
     Ok(page(&ShowPage {
         frame: Frame::new(&who, "deliveries", "Delivery"),
-        integration: name_of(&integrations, &attempt.integration),
+        integration: integrations.name_of(&attempt.integration).to_owned(),
         when: When::iso(&attempt.at, console.now_ms()),
         status: Pill::status(attempt.status, attempt.error.as_deref()),
         verdict: Pill::outcome(&attempt.verdict),

@@ -209,13 +209,7 @@ async fn shown(
             None => "all".to_owned(),
             Some(ids) => ids
                 .iter()
-                .map(|id| {
-                    sources
-                        .data
-                        .iter()
-                        .find(|source| source.id == *id)
-                        .map_or(id.as_str(), |source| source.name.as_str())
-                })
+                .map(|id| sources.name_of(id))
                 .collect::<Vec<_>>()
                 .join(", "),
         },
@@ -536,14 +530,11 @@ async fn settings_page(
         any_advanced: inputs.iter().any(|input| input.advanced),
         inputs,
         all_sources: chosen.is_none(),
-        sources: sources
-            .data
-            .into_iter()
-            .map(|source| {
-                let lit = chosen.as_ref().is_some_and(|ids| ids.contains(&source.id));
-                (source, lit)
-            })
-            .collect(),
+        sources: sources.chosen(|id| {
+            chosen
+                .as_ref()
+                .is_some_and(|ids| ids.iter().any(|one| one == id))
+        }),
         tuning,
         other_faults: faults,
         faults: count,

@@ -194,14 +194,7 @@ async fn made(
         any_advanced: inputs.iter().any(|input| input.advanced),
         advanced_open,
         inputs,
-        sources: sources
-            .data
-            .into_iter()
-            .map(|source| {
-                let lit = chosen.contains(&source.id.as_str());
-                (source, lit)
-            })
-            .collect(),
+        sources: sources.chosen(|id| chosen.contains(&id)),
         other_faults: faults,
         faults: count,
         test_event: form.map_or("", |form| form.text("event")).to_owned(),

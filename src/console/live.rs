@@ -54,17 +54,10 @@ pub(super) async fn page(
     let path = filter.asks("/events", query.text("before"));
     let events: Listed<Accepted> = console.api().get(&who.actor, &path).await?;
     let sources = console.api().sources(&who.actor).await?;
-    let named = |id: &str| {
-        sources
-            .data
-            .iter()
-            .find(|source| source.id == id)
-            .map_or_else(|| id.to_owned(), |source| source.name.clone())
-    };
     let rows: Vec<Row> = events
         .data
         .iter()
-        .map(|event| row(event, &named(&event.source)))
+        .map(|event| row(event, sources.name_of(&event.source)))
         .collect();
     let newest = events
         .data
@@ -84,14 +77,7 @@ pub(super) async fn page(
             filter.on("/live/stream")
         },
         older: filter.goes_on("/live", "before", events.next_cursor),
-        sources: sources
-            .data
-            .into_iter()
-            .map(|source| {
-                let lit = source.id == filter.text("source");
-                (source, lit)
-            })
-            .collect(),
+        sources: sources.chosen(|id| id == filter.text("source")),
         rows,
         newest,
     }))

@@ -90,11 +90,7 @@ pub(super) async fn rejected(
         .into_iter()
         .map(|row| RejectedRow {
             when: When::iso(&row.at, now_ms),
-            source: sources
-                .data
-                .iter()
-                .find(|source| source.id == row.source)
-                .map_or(row.source, |source| source.name.clone()),
+            source: sources.name_of(&row.source).to_owned(),
             index: row.index,
             code: row.code,
             message: row.message,
@@ -106,14 +102,7 @@ pub(super) async fn rejected(
         code: filter.text("code").to_owned(),
         older: filter.goes_on("/rejected", "before", listed.next_cursor),
         filtered: filter.any(),
-        sources: sources
-            .data
-            .into_iter()
-            .map(|source| {
-                let lit = source.id == filter.text("source");
-                (source, lit)
-            })
-            .collect(),
+        sources: sources.chosen(|id| id == filter.text("source")),
         rows,
     }))
 }

@@ -6,29 +6,18 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
-use futures_util::future::BoxFuture;
 use http_body_util::BodyExt as _;
-use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::{Parts, Sampler, router};
-use crate::admin::{self, DeliveryControl};
-use crate::assignments::Assignments;
-use crate::blueprint::Tables;
+use crate::admin::testing::{Idle, api};
 use crate::clock::SystemClock;
-use crate::delivery::status::Status;
-use crate::delivery::{Trial, TrialError};
-use crate::journal::store::sqlite::SqliteStore;
-use crate::journal::{Journal, Options};
-use crate::logbook::Logbook;
+use crate::journal::{self, Options};
 use crate::registry::audit::Actor;
-use crate::registry::checks::{Checks, DocumentCheck, DocumentFault, VendorCheck};
 use crate::registry::random::Random;
-use crate::registry::seal::KeyRing;
-use crate::registry::{Given, Registry, Rehearsal, Role};
+use crate::registry::testing::Outside;
+use crate::registry::{self, Given, Registry, Role};
 use crate::secret::Secret;
-use crate::vendor::guard::Guard;
-use crate::vendor::preflight::{Answered, Question};
 
 const ADMIN: &str = "adm_token_of_the_tests";
 const HOST: &str = "localhost:8084";
@@ -81,61 +70,6 @@ const DEEDS: [(&str, &str, Role); 13] = [
     ("/integrations/{id}/remove", "name=Optimizely", Role::Editor),
 ];
 
-#[derive(Debug)]
-struct NoDocuments;
-
-impl DocumentCheck for NoDocuments {
-    fn fetch<'a>(
-        &'a self,
-        _: &'a Secret,
-        _: Option<Secret>,
-    ) -> BoxFuture<'a, Result<Value, DocumentFault>> {
-        Box::pin(async { Err(DocumentFault::Unreachable("no network in tests".to_owned())) })
-    }
-}
-
-impl VendorCheck for NoDocuments {
-    fn ask<'a>(&'a self, _: &'a Question) -> BoxFuture<'a, Result<Answered, DocumentFault>> {
-        Box::pin(async { Err(DocumentFault::Unreachable("no network in tests".to_owned())) })
-    }
-}
-
-/// Pipelines that do nothing.
-#[derive(Debug)]
-struct Idle;
-
-impl DeliveryControl for Idle {
-    fn status<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Status>> {
-        Box::pin(async { None })
-    }
-
-    fn sync(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {})
-    }
-
-    fn resume(&self, _: &str) {}
-
-    fn test<'a>(
-        &'a self,
-        _: &'a str,
-        _: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Vec<Trial>, TrialError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn rehearse<'a>(
-        &'a self,
-        _: &'a Rehearsal,
-        _: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Vec<Trial>, TrialError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn tables(&self, _: &str) -> Arc<Tables> {
-        Arc::default()
-    }
-}
-
 struct Site {
     router: Router,
     registry: Registry,
@@ -169,33 +103,20 @@ impl Site {
     async fn open() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock: crate::clock::SharedClock = Arc::new(SystemClock);
-        let store = SqliteStore::open(dir.path(), [7; 16]).unwrap();
-        let journal =
-            Journal::open(Box::new(store), Options::default(), Arc::clone(&clock)).unwrap();
+        let journal = journal::testing::open(dir.path(), Options::default(), Arc::clone(&clock));
         let random = Random::system();
         let given = Given {
             admin_token: Some(Secret::new(ADMIN)),
             write_key: None,
         };
-        let checks = Checks {
-            urls: Arc::new(Guard::default()),
-            documents: Arc::new(NoDocuments),
-            vendors: Arc::new(NoDocuments),
-            flags: Arc::new(Vec::new),
-            feeds: Arc::new(journal.clone()),
-            vendor: crate::vendor::by_name,
-            builtin: crate::blueprint::builtin(),
-        };
-        let ring = KeyRing::load(dir.path(), None, &random).unwrap();
-        let (registry, _) = Registry::open(
+        let checks = registry::testing::checks(&Outside::offline(), Arc::new(journal.clone()));
+        let registry = registry::testing::open(
             dir.path(),
-            ring,
             &given,
             Arc::clone(&clock),
             random.clone(),
             checks,
-        )
-        .unwrap();
+        );
         let body = serde_json::json!({
             "name": "Optimizely <b>\"x\"</b>",
             "config": { "account_id": "1", "project_id": "2", "sdk_key": "sdkkey_canary_4711" },
@@ -212,25 +133,15 @@ impl Site {
             )
             .await
             .unwrap();
-        let api = admin::router(admin::Parts {
-            registry: registry.clone(),
-            alerts: crate::alerts::Handle::new(
-                registry.clone(),
-                Arc::clone(&clock),
-                random.clone(),
-            ),
-            journal,
-            delivery: Arc::new(Idle),
-            logbook: Logbook::none(),
-            assignments: Assignments::open(
-                &dir.path().join("assignments.db"),
-                i64::MAX,
-                Arc::clone(&clock),
-            )
-            .unwrap(),
-            calls_a_minute: 0,
-            clock: Arc::clone(&clock),
-        });
+        let delivery = Arc::new(Idle::default());
+        let api = api(
+            dir.path(),
+            &registry,
+            &journal,
+            &delivery,
+            Arc::clone(&clock),
+            0,
+        );
         let router = router(Parts {
             api,
             registry: registry.clone(),

@@ -13,6 +13,33 @@ pub(super) struct Listed<T> {
     pub(super) next_cursor: Option<String>,
 }
 
+impl Listed<Integration> {
+    /// An integration's name; its id when it is gone.
+    pub(super) fn name_of<'a>(&'a self, id: &'a str) -> &'a str {
+        let known = self.data.iter().find(|one| one.id == id);
+        known.map_or(id, |one| &one.name)
+    }
+}
+
+impl Listed<Source> {
+    /// A source's name; its id when it is gone.
+    pub(super) fn name_of<'a>(&'a self, id: &'a str) -> &'a str {
+        let known = self.data.iter().find(|one| one.id == id);
+        known.map_or(id, |one| &one.name)
+    }
+
+    /// Each, and whether it is chosen: for forms and filters.
+    pub(super) fn chosen(self, chosen: impl Fn(&str) -> bool) -> Vec<(Source, bool)> {
+        self.data
+            .into_iter()
+            .map(|source| {
+                let lit = chosen(&source.id);
+                (source, lit)
+            })
+            .collect()
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct FieldFault {
     pub(super) field: String,

@@ -49,18 +49,6 @@ pub enum RuleType {
     Holdout,
 }
 
-impl RuleType {
-    /// Its word on the wire.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::FeatureTest => "feature-test",
-            Self::Rollout => "rollout",
-            Self::Holdout => "holdout",
-        }
-    }
-}
-
 /// A holdout the user is in although a delivery rule decided: it is reported beside the decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldOut<'d> {

@@ -62,7 +62,6 @@ pub struct Odp {
 pub struct Datafile {
     revision: String,
     sdk_key: Option<String>,
-    environment: Option<String>,
     send_flag_decisions: bool,
     flags: Vec<Flag>,
     flag_by_key: HashMap<String, usize>,
@@ -172,12 +171,6 @@ impl Datafile {
     #[must_use]
     pub fn sdk_key(&self) -> Option<&str> {
         self.sdk_key.as_deref()
-    }
-
-    /// The environment it was made for, when it says so.
-    #[must_use]
-    pub fn environment(&self) -> Option<&str> {
-        self.environment.as_deref()
     }
 
     /// Keys of its flags, in the order of the file.

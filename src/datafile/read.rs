@@ -64,7 +64,6 @@ pub(super) fn datafile(document: &Value) -> Result<Datafile, ReadError> {
     Ok(Datafile {
         revision: revision(document),
         sdk_key: text(document, "sdkKey").map(str::to_owned),
-        environment: text(document, "environmentKey").map(str::to_owned),
         send_flag_decisions: flagged(document, "sendFlagDecisions"),
         segments: segments(&audiences),
         flags,

@@ -176,7 +176,7 @@ fn impressions_follow_the_rule_that_decided() {
                     datafile.send_flag_decisions || decision.rule_type != RuleType::Rollout;
                 assert_eq!(decision.impression, wanted);
                 seen.insert((
-                    decision.rule_type.as_str(),
+                    format!("{:?}", decision.rule_type),
                     decision.impression,
                     decision.held_out.is_some(),
                 ));
@@ -190,13 +190,17 @@ fn impressions_follow_the_rule_that_decided() {
         }
     }
     let all = [
-        ("feature-test", true, false),
-        ("holdout", true, false),
-        ("rollout", false, false),
-        ("rollout", true, false),
-        ("rollout", true, true),
+        ("FeatureTest", true, false),
+        ("Holdout", true, false),
+        ("Rollout", false, false),
+        ("Rollout", true, false),
+        ("Rollout", true, true),
     ];
-    assert_eq!(seen.into_iter().collect::<Vec<_>>(), all);
+    let seen: Vec<_> = seen
+        .iter()
+        .map(|(kind, sent, held)| (kind.as_str(), *sent, *held))
+        .collect();
+    assert_eq!(seen, all);
 }
 
 #[test]

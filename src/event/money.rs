@@ -119,15 +119,6 @@ fn read_exponent(text: &[u8]) -> Option<i64> {
     Some(sign * size)
 }
 
-/// `amount × 100`, half away from zero: what Optimizely calls revenue ("1/100th of an arbitrary currency
-/// unit", Event API docs), whatever the currency.
-///
-/// # Errors
-/// When it is no number, has sixteen digits or more, or does not fit 64 bits.
-pub fn hundredths(amount: &str) -> Result<i64, AmountError> {
-    scaled(amount, 2)
-}
-
 /// `amount × 10^places`, half away from zero.
 ///
 /// # Errors
@@ -403,7 +394,7 @@ pub fn currency_decimals(code: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AmountError, Exact, compare, currency_decimals, hundredths, json_number, scaled};
+    use super::{AmountError, Exact, compare, currency_decimals, json_number, scaled};
     use std::cmp::Ordering;
 
     #[test]
@@ -440,7 +431,7 @@ mod tests {
             ("0x10", Err(AmountError::NotANumber)),
             ("Infinity", Err(AmountError::NotANumber)),
         ] {
-            assert_eq!(hundredths(text), want, "{text}");
+            assert_eq!(scaled(text, 2), want, "{text}");
         }
         assert_eq!(scaled("1.5", 3), Ok(1500));
         assert_eq!(scaled("499.5", 0), Ok(500));

@@ -35,6 +35,8 @@ pub mod labels;
 mod reader;
 pub mod store;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod types;
 
@@ -318,18 +320,6 @@ impl Journal {
         let mut marks = self.query(move |reader| reader.marks(&feed, &keys)).await?;
         marks.retain(|mark| mark.until_ms > now_ms);
         Ok(marks)
-    }
-
-    /// When the next parked record of the feed is due.
-    ///
-    /// # Errors
-    /// The store could not be read.
-    pub async fn next_due(&self, feed: &str) -> Result<Option<Millis>, JournalError> {
-        if self.state(feed)?.parked == 0 {
-            return Ok(None);
-        }
-        let feed = feed.to_owned();
-        self.query(move |reader| reader.next_due(&feed)).await
     }
 
     /// Makes every parked record of the feed with this reason due now (the datafile changed).

@@ -201,4 +201,6 @@ pub enum Role {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

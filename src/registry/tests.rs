@@ -5,42 +5,21 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::audit::Actor;
-use super::checks::{Checks, DocumentCheck, DocumentFault, Feeds, VendorCheck};
+use super::checks::{Checks, Feeds};
 use super::picture::{Issued, sha256};
 use super::random::Random;
 use super::seal::KeyRing;
 use super::store::{DATABASE_FILE, Store, StoreError};
+use super::testing::Outside;
 use super::{ChangeError, Given, OpenError, Registry, Role};
 use crate::clock::{ManualClock, SharedClock};
 use crate::secret::Secret;
-use crate::vendor::guard::Guard;
-use crate::vendor::preflight::{Answered, Question};
 
 const OLD_KEY: &str = "0000000000000000000000000000000000000000000000000000000000000001";
 const NEW_KEY: &str = "0000000000000000000000000000000000000000000000000000000000000002";
-
-/// No document can be read.
-#[derive(Debug)]
-struct Offline;
-
-impl DocumentCheck for Offline {
-    fn fetch<'a>(
-        &'a self,
-        _: &'a Secret,
-        _: Option<Secret>,
-    ) -> BoxFuture<'a, Result<Value, DocumentFault>> {
-        Box::pin(async { Err(DocumentFault::Unreachable("offline".to_owned())) })
-    }
-}
-
-impl VendorCheck for Offline {
-    fn ask<'a>(&'a self, _: &'a Question) -> BoxFuture<'a, Result<Answered, DocumentFault>> {
-        Box::pin(async { Err(DocumentFault::Unreachable("offline".to_owned())) })
-    }
-}
 
 /// Remembers which feeds there are; refuses to make one while `broken`.
 #[derive(Debug, Default)]
@@ -69,15 +48,7 @@ impl Feeds for FakeFeeds {
 }
 
 pub(super) fn checks(feeds: &Arc<FakeFeeds>) -> Checks {
-    Checks {
-        urls: Arc::new(Guard::default()),
-        documents: Arc::new(Offline),
-        vendors: Arc::new(Offline),
-        flags: Arc::new(Vec::new),
-        feeds: Arc::<FakeFeeds>::clone(feeds),
-        vendor: crate::vendor::by_name,
-        builtin: crate::blueprint::builtin(),
-    }
+    super::testing::checks(&Outside::offline(), Arc::<FakeFeeds>::clone(feeds))
 }
 
 fn open_with(dir: &Path, keys: &str, given: &Given) -> Result<(Registry, Issued), OpenError> {

@@ -14,6 +14,7 @@ mod ingest;
 mod power_loss;
 mod process;
 mod restart;
+mod rooms;
 mod schemathesis;
 mod sdk;
 mod vendors;

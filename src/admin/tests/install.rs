@@ -121,11 +121,11 @@ async fn a_datafile_is_looked_at_before_anything_is_stored() {
     let api = Api::new();
     let mut other = datafile();
     other["projectId"] = json!("1");
-    *api.documents.0.lock() = Ok(other);
+    *api.outside.0.lock() = Ok(other);
     let found = api.refused_install(seed_body()).await;
     assert!(found.contains_key("config.project_id"), "{found:?}");
 
-    *api.documents.0.lock() = Err(DocumentFault::Status(403));
+    *api.outside.0.lock() = Err(DocumentFault::Status(403));
     let found = api.refused_install(seed_body()).await;
     assert_eq!(
         found,
@@ -142,7 +142,7 @@ async fn a_datafile_is_looked_at_before_anything_is_stored() {
     );
     assert!(api.registry.picture().integrations.is_empty());
 
-    *api.documents.0.lock() = Err(DocumentFault::Unreachable("timeout".to_owned()));
+    *api.outside.0.lock() = Err(DocumentFault::Unreachable("timeout".to_owned()));
     let answer = api
         .ok(
             "POST",

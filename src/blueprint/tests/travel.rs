@@ -283,11 +283,16 @@ fn what_cannot_be_shared_is_refused() {
             "`userId` is not known here",
         ),
     ] {
-        assert!(ACCOUNTS.contains(from), "{from}");
-        let text = ACCOUNTS.replacen(from, to, 1);
-        let shown = render("x.yaml", &text, &check(&text).diagnostics);
-        assert!(shown.contains(says), "{says} in {shown}");
+        refused(ACCOUNTS, from, to, says);
     }
+}
+
+/// Checks `text` with `from` replaced by `to`: among what is remarked is `says`.
+fn refused(text: &str, from: &str, to: &str, says: &str) {
+    assert!(text.contains(from), "{from}");
+    let text = text.replacen(from, to, 1);
+    let shown = render("x.yaml", &text, &check(&text).diagnostics);
+    assert!(shown.contains(says), "{says} in {shown}");
 }
 
 /// SHA-256 of the length (eight bytes, little-endian) and the text `u`: the first eight bytes.
@@ -353,9 +358,6 @@ fn what_cannot_be_kept_is_refused() {
             "`newest` needs `key`",
         ),
     ] {
-        assert!(CONTACTS.contains(from), "{from}");
-        let text = CONTACTS.replacen(from, to, 1);
-        let shown = render("x.yaml", &text, &check(&text).diagnostics);
-        assert!(shown.contains(says), "{says} in {shown}");
+        refused(CONTACTS, from, to, says);
     }
 }

@@ -16,12 +16,10 @@ pub mod slug;
 #[cfg(test)]
 mod tests;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
 use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
-use super::{Kind, event_id, time};
-use crate::clock::Millis;
 pub use crate::datafile::RuleKind;
 
 /// Who decided.
@@ -155,21 +153,6 @@ impl Rules for NoRules {
     }
 }
 
-/// The head of a decision that has no inbound call to take one from: the gateway's own.
-#[derive(Debug, Clone, Copy)]
-pub struct Head<'a> {
-    /// Id of the source.
-    pub source: &'a str,
-    /// The caller's message id, or one made for it. With several decisions of one call each needs its own.
-    pub message_id: &'a str,
-    /// When it was accepted.
-    pub received_at_ms: Millis,
-    /// When it was decided.
-    pub timestamp_ms: Millis,
-    /// Whom it was decided for.
-    pub user_id: &'a str,
-}
-
 impl Decision {
     /// A decision with nothing known but the flag.
     #[must_use]
@@ -269,32 +252,6 @@ impl Decision {
         }
         out.insert("origin".to_owned(), self.origin.as_str().into());
         out
-    }
-
-    /// The whole canonical record of a decision that did not come in by a call of its own.
-    #[must_use]
-    pub fn record(&self, head: &Head<'_>) -> Bytes {
-        let mut record = Map::new();
-        let stamp = |ms: Millis| String::from_utf8_lossy(&time::write(ms)).into_owned();
-        for (key, value) in [
-            ("type", Kind::Decision.as_str().to_owned()),
-            ("eventId", self.event_id(head).to_string()),
-            ("source", head.source.to_owned()),
-            ("messageId", head.message_id.to_owned()),
-            ("receivedAt", stamp(head.received_at_ms)),
-            ("timestamp", stamp(head.timestamp_ms)),
-            ("userId", head.user_id.to_owned()),
-        ] {
-            record.insert(key.to_owned(), value.into());
-        }
-        record.insert("decision".to_owned(), self.to_json().into());
-        Bytes::from(Value::Object(record).to_string())
-    }
-
-    /// The id vendors deduplicate by, as for every event.
-    #[must_use]
-    pub fn event_id(&self, head: &Head<'_>) -> Uuid {
-        event_id(head.source, head.message_id)
     }
 
     /// Ends a record whose head and members are already in `out`.

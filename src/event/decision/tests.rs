@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Decision, Facts, Head, NoRules, Origin, RuleKind, Rules};
+use super::{Facts, NoRules, RuleKind, Rules};
 use crate::event::parse::{Acceptance, Body, BodyFault, Fault};
 use crate::event::{Event, Kind, event_id};
 
@@ -452,28 +452,4 @@ fn a_track_call_may_tell_of_a_decision() {
             "{name} {properties}"
         );
     }
-}
-
-#[test]
-fn our_own_decision_is_written_in_the_same_form() {
-    let mut decision = Decision::of(Origin::Gateway, "checkout", true);
-    decision.variation_key = Some("treatment".to_owned());
-    decision.rule_key = Some("checkout_ab".to_owned());
-    decision.impression = true;
-    decision.enrich(&Known);
-    let head = Head {
-        source: "src_1",
-        message_id: "m-1",
-        received_at_ms: NOW,
-        timestamp_ms: NOW - 1,
-        user_id: "u \"1\"",
-    };
-    let event = Event::decode(&decision.record(&head)).unwrap();
-    assert_eq!(event.kind, Kind::Decision);
-    assert_eq!(event.event_id, event_id("src_1", "m-1"));
-    assert_eq!(event.timestamp_ms, NOW - 1);
-    assert_eq!(event.fields["userId"], "u \"1\"");
-    assert_eq!(event.fields["decision"]["impression"], true);
-    assert_eq!(event.fields["decision"]["origin"], "gateway");
-    assert_eq!(event.fields["decision"]["experimentId"], "other");
 }

@@ -113,6 +113,19 @@ impl Answer {
     }
 }
 
+/// What the answer to a batch rejects, as (index, code, path).
+fn rejected(answer: &Value) -> Vec<(u64, &str, &str)> {
+    answer["rejected"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| {
+            let text = |key: &str| one[key].as_str().unwrap();
+            (one["index"].as_u64().unwrap(), text("code"), text("path"))
+        })
+        .collect()
+}
+
 fn source(id: &str, rate: Option<u32>, enabled: bool) -> Arc<Source> {
     Arc::new(Source {
         id: id.to_owned(),

@@ -154,20 +154,8 @@ async fn names_and_kinds_that_are_not_listed_are_rejected_one_by_one() {
     assert_eq!(answer.status, 200);
     let answer = answer.json();
     assert_eq!(answer["accepted"], 3);
-    let rejected: Vec<_> = answer["rejected"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| {
-            (
-                one["index"].as_u64().unwrap(),
-                one["code"].as_str().unwrap(),
-                one["path"].as_str().unwrap(),
-            )
-        })
-        .collect();
     assert_eq!(
-        rejected,
+        rejected(&answer),
         [
             (1, "event_not_allowed", "/batch/1/event"),
             (3, "type_not_allowed", "/batch/3/type"),

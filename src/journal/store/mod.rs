@@ -405,11 +405,6 @@ pub trait Reader: Send {
     /// # Errors
     /// The engine could not read.
     fn marks(&mut self, feed: &str, keys: &[u128]) -> Result<Vec<Mark>, StoreError>;
-    /// When the next parked record is due.
-    ///
-    /// # Errors
-    /// The engine could not read.
-    fn next_due(&mut self, feed: &str) -> Result<Option<Millis>, StoreError>;
     /// When the oldest of the parked records was committed.
     ///
     /// # Errors

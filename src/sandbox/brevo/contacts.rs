@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::events::body;
 use super::people::{Attribute, Contact, EnumValue, Key, identifiers};
-use super::{BatchUnknown, Brevo, Call, Policies, invalid, missing, refusal};
+use super::{BatchUnknown, Brevo, Call, Policies, invalid, missing, refusal, unknown_path};
 use crate::sandbox::book::Marks;
 use crate::sandbox::exchange::{Reply, text};
 
@@ -58,14 +58,7 @@ impl Brevo {
                 }),
             ),
             ("PUT", [id]) => ("PUT contacts", self.put_contact(id, call, marks)),
-            _ => (
-                "unknown",
-                refusal(
-                    404,
-                    "document_not_found",
-                    "The sandbox plays no such Brevo path",
-                ),
-            ),
+            _ => ("unknown", unknown_path()),
         };
         marks.endpoint = endpoint;
         reply

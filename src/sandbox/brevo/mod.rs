@@ -219,6 +219,14 @@ fn missing(message: impl Into<String>) -> Reply {
     refusal(400, "missing_parameter", message)
 }
 
+fn unknown_path() -> Reply {
+    refusal(
+        404,
+        "document_not_found",
+        "The sandbox plays no such Brevo path",
+    )
+}
+
 impl Brevo {
     /// Answers one request.
     pub fn answer(
@@ -272,14 +280,7 @@ impl Brevo {
                     format!("{method} is not allowed here"),
                 ),
             ),
-            _ => (
-                "unknown",
-                refusal(
-                    404,
-                    "document_not_found",
-                    "The sandbox plays no such Brevo path",
-                ),
-            ),
+            _ => ("unknown", unknown_path()),
         };
         marks.endpoint = endpoint;
         reply

@@ -481,13 +481,6 @@ impl Reader for SqliteReader {
         Ok(found)
     }
 
-    fn next_due(&mut self, feed: &str) -> Result<Option<Millis>, StoreError> {
-        self.connection
-            .prepare_cached("SELECT min(due_ms) FROM parked WHERE feed = ?1")
-            .and_then(|mut statement| statement.query_row([feed], |row| row.get(0)))
-            .map_err(|error| sort(&error))
-    }
-
     fn oldest_parked_ms(&mut self, feed: &str) -> Result<Option<Millis>, StoreError> {
         // The lowest number is the oldest record.
         self.connection
