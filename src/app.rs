@@ -367,6 +367,7 @@ fn ingest_options(settings: &Settings) -> ingest::Options {
     ingest::Options {
         body_bytes_max: settings.max_body_bytes,
         body_timeout: Duration::from_secs(settings.body_timeout_s),
+        source_rate: settings.source_rate,
         ..ingest::Options::default()
     }
 }

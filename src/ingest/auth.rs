@@ -46,9 +46,11 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// `sibling`: another key of the same source; `before`: any key of it until now; `key_before`: this one.
+    /// `rate`: of a source without one of its own; `sibling`: another key of the same source; `before`: any key of it
+    /// until now; `key_before`: this one.
     fn new(
         source: Arc<Source>,
+        rate: Option<u32>,
         seen: Moment,
         sibling: Option<&Self>,
         before: Option<&Self>,
@@ -57,7 +59,7 @@ impl Account {
         Self {
             rate: match sibling {
                 Some(sibling) => sibling.rate.clone(),
-                None => kept(source.rate, before.and_then(|before| before.rate.as_ref())),
+                None => kept(source.rate.or(rate), before.and_then(|before| before.rate.as_ref())),
             },
             key_rate: kept(
                 source.permits.key_rate,
@@ -112,6 +114,8 @@ fn kept(per_second: Option<u32>, before: Option<&Arc<Rate>>) -> Option<Arc<Rate>
 /// Knows who may post.
 pub(super) struct Keys {
     view: SharedView,
+    /// Events a second of a source that has no limit of its own.
+    rate: Option<u32>,
     known: ArcSwap<Known>,
     prefixes: Mutex<HashSet<String>>,
 }
@@ -126,10 +130,11 @@ struct Known {
 }
 
 impl Keys {
-    /// Reads keys from this view.
-    pub(super) fn new(view: SharedView) -> Self {
+    /// Reads keys from this view. `rate`: events a second of a source without a limit of its own; none = no limit.
+    pub(super) fn new(view: SharedView, rate: Option<u32>) -> Self {
         Self {
             view,
+            rate,
             known: ArcSwap::default(),
             prefixes: Mutex::default(),
         }
@@ -217,6 +222,7 @@ impl Keys {
             let key_before = known.accounts.get(key);
             let account = Arc::new(Account::new(
                 Arc::clone(source),
+                self.rate,
                 view.seen.of(&source.id),
                 sibling,
                 before.map(Arc::as_ref),

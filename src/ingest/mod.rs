@@ -60,6 +60,8 @@ pub struct Options {
     pub held_bytes_max: usize,
     /// Of a rejected event, this many bytes are kept in the log.
     pub rejected_bytes_max: usize,
+    /// Events a second of each source that has no limit of its own; none = no limit.
+    pub source_rate: Option<u32>,
 }
 
 impl Default for Options {
@@ -72,6 +74,7 @@ impl Default for Options {
             body_timeout: Duration::from_secs(20),
             held_bytes_max: 64 << 20,
             rejected_bytes_max: 4 << 10,
+            source_rate: None,
         }
     }
 }
@@ -136,7 +139,7 @@ pub fn router(state: State) -> Router {
     };
     routes(Gate {
         backend,
-        keys: auth::Keys::new(state.view),
+        keys: auth::Keys::new(state.view, state.limits.source_rate),
         clock: state.clock,
         random: state.random,
         held: body::Held::new(state.limits.held_bytes_max),

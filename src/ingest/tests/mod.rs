@@ -167,7 +167,7 @@ fn door_with(limits: Options) -> Door {
     let segments = Arc::new(decide::FakeSegments::default());
     let router = routes(Gate {
         backend: Arc::clone(&kept),
-        keys: auth::Keys::new(Arc::clone(&view)),
+        keys: auth::Keys::new(Arc::clone(&view), limits.source_rate),
         clock: Arc::clone(&clock) as SharedClock,
         random: Arc::new(|| 4),
         held: body::Held::new(limits.held_bytes_max),
