@@ -200,7 +200,7 @@ async fn a_restart_in_the_middle_costs_no_sdk_error() {
             data_dir: Some(dir.path().to_owned()),
             sandbox,
             environment: vec![("AQUEDUCT_INGEST_LISTEN", listen)],
-            clock: None,
+            ..Setup::default()
         };
         let app = TestApp::start_with(setup("127.0.0.1:0".to_owned(), None)).await;
         let id = app.install_optimizely("Optimizely", json!({})).await;

@@ -38,7 +38,10 @@ impl Flow {
             }
         }
         let refusal = || Refusal {
-            reason: "rejected",
+            reason: match heard.status {
+                Some(413) => "too_large",
+                _ => "rejected",
+            },
             status: heard.status,
             answer: cap(&heard.answer, ANSWER_BYTES_MAX),
         };

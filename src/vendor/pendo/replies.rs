@@ -68,9 +68,7 @@ fn general(facts: &ReplyFacts<'_>, secret: &str) -> Reading {
         // The visitor opted out, or is blocked.
         451 if facts.items > 1 => Reading::of(Reads::All(Verdict::Split)),
         451 => Reading::of(Reads::Each(vec![
-            ItemVerdict::OptedOut {
-                lasts: OPTED_OUT
-            };
+            ItemVerdict::OptedOut { lasts: OPTED_OUT };
             facts.items
         ])),
         _ => Reading::common(),
