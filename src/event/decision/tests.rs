@@ -132,6 +132,11 @@ fn shapes() -> Vec<(&'static str, Value)> {
             json!({"decision_type": "flag", "user_id": "u-1", "attributes": attributes, "decision_info": snake}),
         ),
         (
+            "go",
+            json!({"messageId": Uuid::from_u128(7).to_string(), "Type": "flag", "DecisionInfo": camel,
+                "UserContext": {"ID": "u-1", "Attributes": attributes, "QualifiedSegments": null}}),
+        ),
+        (
             "agent stream",
             json!({"Type": "flag", "UserContext": {"ID": "u-1", "Attributes": attributes, "QualifiedSegments": null}, "DecisionInfo": camel}),
         ),
