@@ -162,3 +162,39 @@ async fn a_batch_of_which_brevo_queued_nothing_is_dead_and_can_be_replayed() {
     assert_eq!(fan.value("brevo", "u-0", "checkout"), json!("on"));
     fan.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_429_that_says_nothing_is_a_minute_of_rest_for_its_bucket() {
+    let fan = Fan::start().await;
+    fan.prepare(&users("u", 1), &["checkout"]);
+    let config = json!({"events_mode": "batch"});
+    let id = fan.install("brevo", config, quick()).await;
+    forget_requests(&fan).await;
+    fault(&fan, BATCH, 1, json!({"status": 429, "body": {}})).await;
+    fan.post(&one_each(&fan, &users("u", 1))).await;
+    assert_eq!(fan.app.settled(&id).await["delivered"], json!(1));
+    let requests = fan.requests(BATCH);
+    assert_eq!(answers(&requests), [429, 202]);
+    assert!(gaps(&requests)[0] >= 60_000, "{:?}", gaps(&requests));
+    fan.stop().await;
+}
+
+/// Brevo takes 512 KB; more is a breach, which the sandbox counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_events_make_smaller_batches_before_brevo_has_to_say_so() {
+    let fan = Fan::start().await;
+    let config = fan.entered("brevo", &json!({"per_flag_attributes": null}));
+    let settings = json!({"batch_wait_ms": 2_000});
+    let reply = fan.app.install("brevo", "default", config, settings).await;
+    let id = reply["id"].as_str().expect("id").to_owned();
+    forget_requests(&fan).await;
+    for n in 0..40 {
+        let large = json!({"text": "x".repeat(20_000)});
+        fan.app.track("opened", &format!("u-{n}"), large).await;
+    }
+    assert_eq!(fan.app.settled(&id).await["delivered"], json!(40));
+    let requests = fan.requests(BATCH);
+    assert!(answers(&requests).iter().all(|status| *status == 202));
+    assert!((2..=40).contains(&requests.len()), "{}", requests.len());
+    fan.stop().await;
+}

@@ -74,3 +74,57 @@ async fn too_large_a_batch_goes_in_halves_and_what_is_too_large_alone_is_dead_an
     );
     fan.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_costs_a_retry_of_the_same_bytes_and_retry_after_is_kept() {
+    let fan = Fan::start().await;
+    let id = fan.app.install_optimizely("Optimizely", json!({})).await;
+    let trouble = |(status, headers): (u16, Value)| json!({"path": EVENTS, "times": 1, "action": {"status": status, "headers": headers}});
+    let rules: Vec<Value> = [
+        (429, json!({"Retry-After": "20"})),
+        (408, json!({})),
+        (425, json!({})),
+        (503, json!({})),
+    ]
+    .into_iter()
+    .map(trouble)
+    .collect();
+    fan.faults(json!({ "rules": rules })).await;
+    fan.app.track("signup", "u-0", json!({})).await;
+    assert_eq!(fan.app.settled(&id).await["delivered"], json!(1));
+    let requests = fan.requests(EVENTS);
+    assert_eq!(answers(&requests), [429, 408, 425, 503, 204]);
+    assert!(gaps(&requests)[0] >= 20_000, "{:?}", gaps(&requests));
+    assert!(
+        requests
+            .iter()
+            .all(|request| request["body"] == requests[0]["body"])
+    );
+    fan.stop().await;
+}
+
+/// The clock of this test runs very fast: only times between requests are looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_door_pauses_and_is_tried_once_a_minute_until_it_opens() {
+    for (status, reason) in [(403, "forbidden"), (404, "not_found"), (302, "redirect")] {
+        let fan = Fan::start_with(200).await;
+        let id = fan.app.install_optimizely("Optimizely", json!({})).await;
+        fault(
+            &fan,
+            EVENTS,
+            3,
+            json!({"status": status, "headers": {"Location": "/optimizely/v1/events"}}),
+        )
+        .await;
+        fan.app.track("signup", "u-0", json!({})).await;
+        let paused =
+            |now: &Value| now["state"] == json!("paused") && now["reason"] == json!(reason);
+        fan.status_until(&id, paused).await;
+        assert_eq!(fan.app.settled(&id).await["delivered"], json!(1));
+        let requests = fan.requests(EVENTS);
+        assert_eq!(answers(&requests), [status, status, status, 204]);
+        let gaps = gaps(&requests);
+        assert!(gaps.iter().all(|gap| *gap >= 60_000), "{status}: {gaps:?}");
+        fan.stop().await;
+    }
+}

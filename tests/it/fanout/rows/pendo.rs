@@ -226,9 +226,8 @@ async fn a_visitor_who_opted_out_is_left_alone_for_a_day_also_after_a_restart() 
     let people = users("u", 2);
     fan.prepare(&people, &["checkout", "banner"]);
     let id = fan.install("pendo", json!({}), quick()).await;
-    let forgotten = json!({"status": 451});
-    let of_one = |action: &Value| json!({"rules": [{"path": TRACK, "contains": "\"u-1\"", "action": action}]});
-    fan.faults(of_one(&forgotten)).await;
+    let forgotten = json!({"path": TRACK, "contains": "\"u-1\"", "action": {"status": 451}});
+    fan.faults(json!({"rules": [forgotten]})).await;
     fan.post(&one_each(&fan, &people)).await;
     fan.app.settled(&id).await;
     assert_eq!(fan.outcome("m-u-0", &id).await.0, "delivered");
@@ -316,4 +315,36 @@ async fn properties_pendo_would_not_show_are_shortened_or_the_event_is_dead_unse
     );
     // The vendor counts what is longer than 512 bytes as a breach.
     fan.stop().await;
+}
+
+/// The clock of this test runs very fast: only times between requests are looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_who_never_comes_is_given_up_after_three_more_tries_unless_made() {
+    let fan = Fan::start_with(10_000).await;
+    fan.prepare(&users("u", 1), &["checkout"]);
+    let id = fan.install("pendo", fields_only(), quick()).await;
+    fan.post(&one_each(&fan, &["never".to_owned()])).await;
+    let (delivered, skipped, dead) = ends(&fan, &id).await;
+    assert_eq!((delivered, skipped), (json!(0), json!({"missing": 1})));
+    assert!(dead.is_empty());
+    assert_eq!(
+        fan.outcome("m-never", &id).await,
+        ("skipped".to_owned(), "missing".to_owned())
+    );
+    let gaps = gaps(&with_method(fan.requests(VISITORS), "POST"));
+    let hours: Vec<Millis> = gaps.iter().map(|gap| gap / 3_600_000).collect();
+    assert_eq!(gaps.len(), 3, "{gaps:?}");
+    let waited = hours.iter().zip([1, 6, 24]);
+    assert!(
+        waited.into_iter().all(|(waited, asked)| *waited >= asked),
+        "{gaps:?}"
+    );
+
+    let config = json!({"track_secret": null, "create_missing": true});
+    let makes = install_another(&fan, "pendo", "makes", config, quick()).await;
+    fan.post(&[decision("made", "never", "checkout", "on", fan.now_ms())])
+        .await;
+    assert_eq!(fan.app.settled(&makes).await["delivered"], json!(1));
+    assert_eq!(fan.value("pendo", "never", "checkout"), json!("on"));
+    fan.app.stop().await;
 }
