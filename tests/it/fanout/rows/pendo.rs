@@ -249,6 +249,13 @@ async fn a_visitor_who_opted_out_is_left_alone_for_a_day_also_after_a_restart() 
         fan.outcome("again", &id).await,
         ("skipped".to_owned(), "opted_out".to_owned())
     );
+    let (_, story) = fan.app.admin("GET", "events/again", None).await;
+    assert!(
+        story
+            .to_string()
+            .contains("asked the vendor to be left alone"),
+        "{story}"
+    );
     assert_eq!(fan.outcome("other", &id).await.0, "delivered");
     for path in [TRACK, VISITORS] {
         let about = |request: &Value| request["body"].to_string().contains("u-1");
