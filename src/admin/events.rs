@@ -315,6 +315,10 @@ fn why_skipped(reason: &str) -> &'static str {
         "superseded" => "something newer was known when it would have been sent",
         "stale" => "it was too old for the vendor when it would have been sent",
         "missing" => "the vendor does not know whom it is about",
+        "opted_out" => {
+            "the person asked the vendor to be left alone, so for a day nothing about them is sent"
+        }
+        "metadata_field_missing" => "the vendor has none of the fields it would have written",
         _ => "it was skipped on its way",
     }
 }

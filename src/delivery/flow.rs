@@ -35,6 +35,7 @@ mod options;
 mod refusals;
 mod send;
 mod shared;
+mod silence;
 mod slots;
 mod verdicts;
 
@@ -54,8 +55,9 @@ use books::{Apart, Books};
 use fields::Known;
 use lanes::{Lanes, Waiting};
 use marks::Marks;
-use refusals::{Row, Suppressed};
+use refusals::Row;
 use shared::Shared;
+use silence::Silences;
 use slots::{Ended, Fate, Slot, Slots, Standing, bit, dead};
 
 /// A held event is looked at again at least this often.
@@ -205,7 +207,7 @@ pub(super) struct Flow {
     doors: Vec<Door>,
     lanes: Lanes,
     marks: Marks,
-    suppressed: Suppressed,
+    silences: Silences,
     slots: Slots,
     books: Books,
     /// The line that is asked first for the next job.
@@ -254,7 +256,7 @@ impl Flow {
             doors: options.requests.iter().map(|_| door()).collect(),
             lanes: Lanes::default(),
             marks: Marks::default(),
-            suppressed: Suppressed::default(),
+            silences: Silences::default(),
             slots: Slots::default(),
             books: Books::default(),
             turn: 0,
@@ -299,7 +301,11 @@ impl Flow {
                     if let PartResult::Item { keys, .. } = &part.result
                         && let Some(rules) = self.options.requests.get(part.request)
                     {
-                        self.marks.unknown(&rules.keys(*keys), &mut unknown);
+                        let keys = rules.keys(*keys);
+                        self.marks.unknown(&keys, &mut unknown);
+                        if rules.opts_out {
+                            self.silences.unknown(keys.lane, &mut unknown);
+                        }
                     }
                 }
             }
@@ -312,10 +318,12 @@ impl Flow {
     /// What the journal said. Nothing else may have been asked for meanwhile.
     pub(super) fn learn(&mut self, marks: &[Mark]) {
         self.marks.learn(marks);
+        self.silences.learn(marks);
     }
 
     /// Frees memory; only while the journal is not being asked.
-    pub(super) fn forget_marks(&mut self) {
+    pub(super) fn forget_marks(&mut self, now_ms: Millis) {
+        self.silences.forget(now_ms);
         if self.marks.too_many() {
             self.marks.forget();
         }
@@ -324,6 +332,7 @@ impl Flow {
     /// The marks of a settle are in the journal.
     pub(super) fn marks_stored(&mut self, marks: &[Mark]) {
         self.marks.stored(marks);
+        self.silences.stored(marks);
     }
 
     /// Takes mapped events in.
@@ -512,7 +521,10 @@ impl Flow {
         };
         let mut keys = rules.keys(keys);
         let lane = keys.lane;
-        if let Some(reason) = self.suppressed.reason(lane, now_ms) {
+        if rules.opts_out {
+            self.silences.asked(lane);
+        }
+        if let Some(reason) = self.silences.reason(lane, now_ms) {
             return Err(Ended::As(Fate::Skipped(reason.to_owned())));
         }
         if keys.newest.is_none() && keys.once.is_none() {

@@ -134,7 +134,7 @@ pub(super) fn word(verdict: &HeardVerdict) -> &'static str {
 fn one(verdict: &ItemVerdict) -> &'static str {
     match verdict {
         ItemVerdict::Delivered => "delivered",
-        ItemVerdict::Skip(_) | ItemVerdict::Suppress { .. } => "skipped",
+        ItemVerdict::Skip(_) | ItemVerdict::OptedOut { .. } => "skipped",
         ItemVerdict::Dead { .. } => "reject",
         ItemVerdict::Missing => "missing",
         ItemVerdict::Again | ItemVerdict::AgainWithout(_) | ItemVerdict::Wait { .. } => "retry",

@@ -59,7 +59,7 @@ impl Rehearsal {
         let entries: Vec<Entry> = entries.collect();
         self.next += records.len() as u64;
         let arrivals = mapping::map_fresh(&self.integration, &self.tables, 0, entries);
-        self.flow.forget_marks();
+        self.flow.forget_marks(self.now_ms);
         if !self.flow.unknown_marks(&arrivals).is_empty() {
             // The journal would know of none.
             self.flow.learn(&[]);

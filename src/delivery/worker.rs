@@ -486,7 +486,7 @@ impl Worker {
                 return;
             };
             if self.ordered {
-                self.flow.forget_marks();
+                self.flow.forget_marks(now_ms);
                 let keys = self.flow.unknown_marks(arrivals);
                 if !keys.is_empty() {
                     self.ask(keys);

@@ -153,8 +153,8 @@ pub struct Parked {
     pub record: Bytes,
 }
 
-/// What a feed remembers of something it sent: which value, of which moment, and until when it was said again. A mark
-/// never goes back: one of an earlier moment does not replace it.
+/// What a feed remembers of something it sent: which value, of which moment, and until when it was said again; or of
+/// somebody about whom nothing may be sent. A mark never goes back: one of an earlier moment does not replace it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// Whose mark it is: one per feed.

@@ -126,10 +126,9 @@ pub enum ItemVerdict {
         /// Short and of a closed set: a metric label.
         reason: &'static str,
     },
-    /// As [`ItemVerdict::Skip`]; and all that is about the same person (its lane) is skipped like it for so long.
-    Suppress {
-        /// A metric label.
-        reason: &'static str,
+    /// The person (the item's lane) wants nothing: it is skipped as `opted_out`, and so is all that is about that person
+    /// for so long, also after a restart. Only readers named by [`opts_out`] may say so.
+    OptedOut {
         /// For how long.
         lasts: Duration,
     },
@@ -164,6 +163,12 @@ pub struct Fields {
 #[must_use]
 pub fn fields(reader: &str) -> Option<&'static Fields> {
     (reader == "pendo_metadata").then_some(&super::pendo::fields::FIELDS)
+}
+
+/// May this reader say [`ItemVerdict::OptedOut`]? Only then is it looked up before sending who did.
+#[must_use]
+pub fn opts_out(reader: &str) -> bool {
+    matches!(reader, "pendo_metadata" | "pendo_track")
 }
 
 /// The reader a blueprint names by `replies`; none when there is no such reader.

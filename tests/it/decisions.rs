@@ -239,7 +239,13 @@ async fn an_agents_stream_is_taken_up_again_and_nothing_read_is_lost() {
 fn the_listeners_in_the_docs_are_those_that_are_tried() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let page = std::fs::read_to_string(root.join("listeners.md")).expect("page");
-    for file in ["aqueduct-listener.mjs", "aqueduct_listener.py"] {
+    for file in [
+        "aqueduct-listener.mjs",
+        "aqueduct_listener.py",
+        "AqueductListener.java",
+        "aqueduct.go",
+        "AqueductListener.cs",
+    ] {
         let code = std::fs::read_to_string(root.join("listeners").join(file)).expect("listener");
         assert!(page.contains(&code), "docs/listeners.md has another {file}");
     }

@@ -21,6 +21,12 @@ fn cache() -> PathBuf {
 
 /// A driver by name, ready for its arguments.
 fn driver(name: &str) -> Command {
+    if let Some(language) = name.strip_prefix("listener-") {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/listeners/run.sh");
+        let mut command = Command::new(script);
+        command.arg(language);
+        return command;
+    }
     let cache = cache();
     assert!(
         cache.join("stamp").exists(),
@@ -117,78 +123,79 @@ fn cases() -> Value {
     Value::Array(cases)
 }
 
+/// What is stored of the decisions an SDK makes of these cases.
+async fn stored(name: &'static str, more: &[&str]) -> Vec<Value> {
+    let dir = tempfile::tempdir().expect("dir");
+    let cases_file = dir.path().join("cases.json");
+    std::fs::write(&cases_file, cases().to_string()).expect("written");
+    let data_dir = dir.path().join("data");
+    let app = TestApp::start_with(Setup {
+        data_dir: Some(data_dir.clone()),
+        ..Setup::default()
+    })
+    .await;
+    let mut command = driver(name);
+    let host = format!("http://{}", app.ingest);
+    command
+        .args(["--host", &host, "--write-key", WRITE_KEY, "--datafile"])
+        .arg(fixture("datafiles/golden_v4.json"))
+        .arg("--cases")
+        .arg(cases_file)
+        .args(more);
+    let output = tokio::task::spawn_blocking(move || command.output().expect("driver runs"))
+        .await
+        .expect("join");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && !complaint.contains("aqueduct: "),
+        "{name} {more:?}: {said}{complaint}"
+    );
+    app.halt().await;
+    crate::decisions::stored(&data_dir)
+        .into_iter()
+        .map(|event| {
+            let mut decision = event["decision"].clone();
+            let members = decision.as_object_mut().expect("a decision");
+            members.shift_remove("reasons");
+            json!({"type": event["type"], "userId": event["userId"], "decision": decision})
+        })
+        .collect()
+}
+
 /// Three SDKs decide the same; what is stored of their listeners' posts is the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn decisions_of_three_optimizely_sdks_are_stored_alike() {
-    let mut stored = Vec::new();
-    for (name, more) in [
-        ("optimizely-node", ["--sdk", "6"].as_slice()),
-        ("optimizely-node", &["--sdk", "5"]),
-        ("optimizely_python", &[]),
-    ] {
-        let dir = tempfile::tempdir().expect("dir");
-        let cases_file = dir.path().join("cases.json");
-        std::fs::write(&cases_file, cases().to_string()).expect("written");
-        let data_dir = dir.path().join("data");
-        let app = TestApp::start_with(Setup {
-            data_dir: Some(data_dir.clone()),
-            ..Setup::default()
-        })
-        .await;
-        let mut command = driver(name);
-        let host = format!("http://{}", app.ingest);
-        command
-            .args(["--host", &host, "--write-key", WRITE_KEY, "--datafile"])
-            .arg(fixture("datafiles/golden_v4.json"))
-            .arg("--cases")
-            .arg(cases_file)
-            .args(more);
-        let output = tokio::task::spawn_blocking(move || command.output().expect("driver runs"))
-            .await
-            .expect("join");
-        let said = String::from_utf8_lossy(&output.stdout);
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{name} {more:?}: {said}{complaint}"
-        );
-        app.halt().await;
-        let mut decisions: Vec<Value> = crate::decisions::stored(&data_dir)
-            .into_iter()
-            .map(|event| {
-                let mut decision = event["decision"].clone();
-                let members = decision.as_object_mut().expect("a decision");
-                members.shift_remove("reasons");
-                json!({"type": event["type"], "userId": event["userId"], "decision": decision})
-            })
-            .collect();
-        if more.contains(&"5") {
-            // It reports no ids; without a datafile here nobody fills them in.
-            for (decision, other) in decisions.iter_mut().zip::<&Vec<Value>>(&stored[0]) {
-                for key in ["experimentId", "variationId"] {
-                    if let Some(id) = other["decision"].get(key) {
-                        assert!(decision["decision"].get(key).is_none());
-                        decision["decision"][key] = id.clone();
-                    }
-                }
+    let six = stored("optimizely-node", &["--sdk", "6"]).await;
+    let mut five = stored("optimizely-node", &["--sdk", "5"]).await;
+    // It reports no ids; without a datafile here nobody fills them in.
+    for (decision, other) in five.iter_mut().zip(&six) {
+        for key in ["experimentId", "variationId"] {
+            if let Some(id) = other["decision"].get(key) {
+                assert!(decision["decision"].get(key).is_none());
+                decision["decision"][key] = id.clone();
             }
         }
-        stored.push(decisions);
     }
     // A decision about an unknown flag is not told to listeners.
-    assert_eq!(
-        stored[0].len(),
-        cases().as_array().expect("cases").len() - 1
-    );
-    assert_eq!(stored[0], stored[1], "5.4.1");
-    assert_eq!(stored[0], stored[2], "Python");
+    assert_eq!(six.len(), cases().as_array().expect("cases").len() - 1);
+    assert_eq!(six, five, "5.4.1");
+    assert_eq!(six, stored("optimizely_python", &[]).await, "Python");
     let about = |text: &str| {
-        stored[0]
-            .iter()
-            .filter(|one| one.to_string().contains(text))
-            .count()
+        let with = |one: &&Value| one.to_string().contains(text);
+        six.iter().filter(with).count()
     };
     assert!(about("default-rollout-103") > 0 && about("Łódź") > 0 && about("treatment") > 0);
+}
+
+/// Not part of `make test`: it needs Go, a JDK and Maven, and fetches the SDKs (tests/listeners/README.md).
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Go, a JDK and Maven, and fetches the SDKs"]
+async fn decisions_of_the_go_and_java_sdks_are_stored_as_those_of_javascript() {
+    let six = stored("optimizely-node", &["--sdk", "6"]).await;
+    for name in ["listener-go", "listener-java"] {
+        assert_eq!(six, stored(name, &[]).await, "{name}");
+    }
 }
 
 /// The SDK posts half, the gateway stops and comes back at the same address, the SDK posts the rest.
@@ -200,7 +207,7 @@ async fn a_restart_in_the_middle_costs_no_sdk_error() {
             data_dir: Some(dir.path().to_owned()),
             sandbox,
             environment: vec![("AQUEDUCT_INGEST_LISTEN", listen)],
-            clock: None,
+            ..Setup::default()
         };
         let app = TestApp::start_with(setup("127.0.0.1:0".to_owned(), None)).await;
         let id = app.install_optimizely("Optimizely", json!({})).await;

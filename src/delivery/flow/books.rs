@@ -6,6 +6,7 @@ use std::ops::Range;
 use hashbrown::HashMap;
 
 use super::Origin;
+use super::silence::OPTED_OUT;
 use super::slots::{Fate, Slot};
 use crate::clock::Millis;
 use crate::event::decision::label::label;
@@ -43,7 +44,7 @@ const ON_THE_WAY: [&str; 6] = [
     "unchanged",
     "stale",
     "missing",
-    "opted_out",
+    OPTED_OUT,
     "metadata_field_missing",
 ];
 

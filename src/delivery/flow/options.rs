@@ -6,6 +6,7 @@ use super::buckets::Window;
 use crate::blueprint::{ItemKeys, Plan, RateOf, RequestPlan};
 use crate::clock::Millis;
 use crate::registry::Tuning;
+use crate::vendor::replies::opts_out;
 
 /// How a flow behaves.
 #[derive(Debug, Clone)]
@@ -45,6 +46,8 @@ pub(in super::super) struct Rules {
     pub newest: bool,
     /// … but for this: an older one is sent without this field.
     pub newest_without: Option<std::sync::Arc<str>>,
+    /// Its vendor may say of a person to send nothing more for a while.
+    pub opts_out: bool,
     /// The same value is not sent again within this.
     pub once_ms: Option<Millis>,
     /// How often it may be sent.
@@ -124,6 +127,7 @@ impl Rules {
             pace_ms: 0,
             newest: false,
             newest_without: None,
+            opts_out: false,
             once_ms: None,
             rate: Vec::new(),
             bucket: None,
@@ -196,6 +200,7 @@ fn rules_of(index: usize, request: &RequestPlan, all: &[RequestPlan], tuning: &T
         pace_ms: request.pace.map_or(0, millis),
         newest: request.newest,
         newest_without: request.newest_without.as_deref().map(Into::into),
+        opts_out: request.replies.as_deref().is_some_and(opts_out),
         once_ms: request.once.as_ref().map(|once| millis(once.lasts)),
         rate,
         bucket: request.bucket,

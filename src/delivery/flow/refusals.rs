@@ -1,14 +1,7 @@
-//! Refusals that say more than that an item is bad: everything is refused alike, or somebody wants nothing any more.
-//! Pure.
-
-use hashbrown::HashMap;
+//! Refusals that say more than that an item is bad: everything is refused alike. Pure.
 
 use super::{Flow, Heard, HeardVerdict};
-use crate::clock::Millis;
 use crate::vendor::replies::ItemVerdict;
-
-/// People remembered who want nothing. Were there more, each costs one request to find out again.
-const SUPPRESSED_MAX: usize = 65_536;
 
 /// Refusals one after the other at a gate.
 #[derive(Debug, Default)]
@@ -96,42 +89,5 @@ impl Flow {
                 rule.in_row
             ),
         ))
-    }
-}
-
-/// People of whom the vendor wants to hear nothing for a while, by lane. In memory only: after a restart the vendor
-/// says so again.
-#[derive(Debug, Default)]
-pub(super) struct Suppressed {
-    lanes: HashMap<u64, (Millis, &'static str)>,
-}
-
-impl Suppressed {
-    pub(super) fn is_empty(&self) -> bool {
-        self.lanes.is_empty()
-    }
-
-    pub(super) fn add(
-        &mut self,
-        lane: Option<u64>,
-        reason: &'static str,
-        until_ms: Millis,
-        now_ms: Millis,
-    ) {
-        let Some(lane) = lane else {
-            return;
-        };
-        if self.lanes.len() >= SUPPRESSED_MAX {
-            self.lanes.retain(|_, (until_ms, _)| *until_ms > now_ms);
-        }
-        if self.lanes.len() < SUPPRESSED_MAX {
-            self.lanes.insert(lane, (until_ms, reason));
-        }
-    }
-
-    /// Why nothing is sent of this lane, if nothing is.
-    pub(super) fn reason(&self, lane: Option<u64>, now_ms: Millis) -> Option<&'static str> {
-        let (until_ms, reason) = self.lanes.get(&lane?)?;
-        (*until_ms > now_ms).then_some(*reason)
     }
 }

@@ -191,7 +191,7 @@ impl Flow {
                 rules.newest || rules.stale_after_ms.is_some() || rules.dead_after_ms.is_some()
             })
         };
-        if self.suppressed.is_empty()
+        if self.silences.is_empty()
             && !looks(job.batch.request)
             && !job.batch.items.iter().any(|item| looks(item.part))
         {
@@ -239,7 +239,7 @@ impl Flow {
 
     fn outdated(&self, item: &super::Item, now_ms: Millis) -> Option<Fate> {
         let skipped = |reason: &str| Some(Fate::Skipped(reason.to_owned()));
-        if let Some(reason) = self.suppressed.reason(item.lane, now_ms) {
+        if let Some(reason) = self.silences.reason(item.lane, now_ms) {
             return skipped(reason);
         }
         if item

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::bisect::{self, Found};
 use super::divide::Wait;
+use super::silence::OPTED_OUT;
 use super::slots::{Ended, Fate};
 use super::{Flow, Heard, HeardVerdict, Item, Job, Origin, Refusal};
 use crate::blueprint::Verdict;
@@ -37,7 +38,10 @@ impl Flow {
             }
         }
         let refusal = || Refusal {
-            reason: "rejected",
+            reason: match heard.status {
+                Some(413) => "too_large",
+                _ => "rejected",
+            },
             status: heard.status,
             answer: cap(&heard.answer, ANSWER_BYTES_MAX),
         };
@@ -312,11 +316,13 @@ impl Flow {
                     left.push((item, true));
                     continue;
                 }
-                ItemVerdict::Suppress { reason, lasts } => {
+                ItemVerdict::OptedOut { lasts } => {
                     let lasts_ms = Millis::try_from(lasts.as_millis()).unwrap_or(Millis::MAX);
                     let until_ms = now_ms.saturating_add(lasts_ms);
-                    self.suppressed.add(item.lane, reason, until_ms, now_ms);
-                    Ended::As(Fate::Skipped(reason.to_owned()))
+                    let seq = self.slots.get(item.slot).map_or(0, |slot| slot.seq);
+                    let marks = &mut self.books.marks;
+                    self.silences.add(item.lane, seq, until_ms, now_ms, marks);
+                    Ended::As(Fate::Skipped(OPTED_OUT.to_owned()))
                 }
                 ItemVerdict::Delivered => Ended::As(Fate::Delivered),
                 ItemVerdict::Skip(reason) => Ended::As(Fate::Skipped(reason.to_owned())),

@@ -137,8 +137,14 @@ fn of_object(raw: &str) -> Result<Report<'_>, Fault> {
         }
     }
     if let Some(info) = get(&["DecisionInfo"]) {
+        // An Agent is the Go SDK, and its stream has no ids. Our listener for the SDK gives each decision one.
+        let told_by_app = get(&["messageId"]).is_some();
         return Ok(Report {
-            origin: Origin::Agent,
+            origin: if told_by_app {
+                Origin::Sdk
+            } else {
+                Origin::Agent
+            },
             word,
             user_id: inside(&["UserContext"], &["ID"]),
             attributes: inside(&["UserContext"], &["Attributes"]),

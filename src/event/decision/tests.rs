@@ -132,6 +132,11 @@ fn shapes() -> Vec<(&'static str, Value)> {
             json!({"decision_type": "flag", "user_id": "u-1", "attributes": attributes, "decision_info": snake}),
         ),
         (
+            "go",
+            json!({"messageId": Uuid::from_u128(7).to_string(), "Type": "flag", "DecisionInfo": camel,
+                "UserContext": {"ID": "u-1", "Attributes": attributes, "QualifiedSegments": null}}),
+        ),
+        (
             "agent stream",
             json!({"Type": "flag", "UserContext": {"ID": "u-1", "Attributes": attributes, "QualifiedSegments": null}, "DecisionInfo": camel}),
         ),
@@ -313,13 +318,15 @@ fn several_come_in_a_batch_or_as_an_array() {
         json!({"batch": given, "sentAt": "2026-11-21T01:08:05Z", "context": {"ip": "1.2.3.4"}})
             .to_string();
     let body = Body::decisions(&batch, 10).unwrap();
-    assert_eq!((body.len(), body.place(4)), (5, "/batch/4".to_owned()));
-    for index in 0..5 {
+    let count = given.len();
+    assert_eq!((body.len(), body.place(4)), (count, "/batch/4".to_owned()));
+    for index in 0..count {
         let event = taken(&body, index, &NoRules).unwrap();
         assert_eq!(event.fields["context"], json!({"ip": "1.2.3.4"}));
     }
     // An Agent's answer for several flags; and no mistaking it for Python's four arguments.
-    let four = json!([given[4], given[4], given[4], given[4]]).to_string();
+    let answer = given.last().unwrap();
+    let four = json!([answer, answer, answer, answer]).to_string();
     let body = Body::decisions(&four, 10).unwrap();
     assert_eq!((body.len(), body.place(3)), (4, "/3".to_owned()));
     assert!(taken(&body, 3, &NoRules).is_ok());

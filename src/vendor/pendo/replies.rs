@@ -68,10 +68,7 @@ fn general(facts: &ReplyFacts<'_>, secret: &str) -> Reading {
         // The visitor opted out, or is blocked.
         451 if facts.items > 1 => Reading::of(Reads::All(Verdict::Split)),
         451 => Reading::of(Reads::Each(vec![
-            ItemVerdict::Suppress {
-                reason: "opted_out",
-                lasts: OPTED_OUT,
-            };
+            ItemVerdict::OptedOut { lasts: OPTED_OUT };
             facts.items
         ])),
         _ => Reading::common(),
@@ -288,10 +285,7 @@ mod tests {
         );
         assert_eq!(
             say(track, 451, "", 1).verdict,
-            Reads::Each(vec![ItemVerdict::Suppress {
-                reason: "opted_out",
-                lasts: OPTED_OUT
-            }])
+            Reads::Each(vec![ItemVerdict::OptedOut { lasts: OPTED_OUT }])
         );
         assert!(matches!(
             say(track, 404, "", 1).verdict,

@@ -8,6 +8,7 @@ mod rows;
 mod trouble;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aqueduct::clock::{Clock as _, Millis};
@@ -39,6 +40,34 @@ impl Fan {
     async fn start_with(times: u32) -> Self {
         let clock = Brisk::new(times);
         let app = TestApp::start_with(Setup {
+            clock: Some(clock.clone()),
+            ..Setup::default()
+        })
+        .await;
+        Self { app, clock }
+    }
+
+    /// With a data directory of the test's, for [`Fan::restart`].
+    async fn start_in(dir: &Path) -> Self {
+        let clock = Brisk::new(TIMES);
+        let app = TestApp::start_with(Setup {
+            data_dir: Some(dir.to_owned()),
+            clock: Some(clock.clone()),
+            ..Setup::default()
+        })
+        .await;
+        Self { app, clock }
+    }
+
+    /// The gateway stops, and begins again in the same directory. The vendors are at the same address, and have
+    /// forgotten everything but these policies.
+    async fn restart(self, dir: &Path, policies: Value) -> Self {
+        let (clock, sandbox) = (self.clock, self.app.sandbox);
+        self.app.halt().await;
+        let app = TestApp::start_with(Setup {
+            data_dir: Some(dir.to_owned()),
+            sandbox: Some(sandbox),
+            policies: Some(policies),
             clock: Some(clock.clone()),
             ..Setup::default()
         })

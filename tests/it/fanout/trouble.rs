@@ -122,13 +122,15 @@ async fn metrics(fan: &Fan) -> String {
 /// Contract, test 5.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_brevo_does_not_know_pauses_and_the_backlog_drains_in_order() {
-    let fan = Fan::start().await;
+    let dir = tempfile::tempdir().expect("dir");
+    let fan = Fan::start_in(dir.path()).await;
     let people = users("u", 20);
     fan.prepare(&people, &["checkout"]);
     let id = fan
         .install("brevo", json!({}), json!({"batch_wait_ms": 0}))
         .await;
-    fan.policies(json!({"brevo": {"allowed_ips": ["203.0.113.7"]}}));
+    let elsewhere = json!({"brevo": {"allowed_ips": ["203.0.113.7"]}});
+    fan.policies(elsewhere.clone());
     let now_ms = fan.now_ms();
     for (round, variation) in ["a", "b", "c"].into_iter().enumerate() {
         let at_ms = now_ms + 1_000 * i64::try_from(round).expect("small");
@@ -154,6 +156,12 @@ async fn an_address_brevo_does_not_know_pauses_and_the_backlog_drains_in_order()
     assert!(detail.contains("authorised_ips"), "{status}");
     assert_eq!(fan.app.ledger(&id).await["pending"], json!(60));
     assert_eq!(fan.state("brevo")["counts"]["events"], json!(0));
+
+    // The backlog is durable: a restart finds all of it, and the same closed door.
+    let fan = fan.restart(dir.path(), elsewhere).await;
+    fan.prepare(&people, &["checkout"]);
+    fan.status_until(&id, is_paused).await;
+    assert_eq!(fan.app.ledger(&id).await["pending"], json!(60));
 
     fan.policies(json!({"brevo": {"allowed_ips": ["127.0.0.1"]}}));
     fan.resume(&id).await;

@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) sandbox: Option<SocketAddr>,
     /// Other settings, as environment variables.
     pub(crate) environment: Vec<(&'static str, String)>,
+    /// What the vendors' policies are before the gateway asks them anything.
+    pub(crate) policies: Option<Value>,
     /// The gateway and the sandbox go by this clock, not by the machine's.
     pub(crate) clock: Option<SharedClock>,
 }
@@ -70,16 +72,12 @@ impl TestApp {
             .unwrap_or_else(|| owned_dir.as_ref().expect("made above").path().to_owned());
         let sandbox_stop = CancellationToken::new();
         let clock = setup.clock.unwrap_or_else(|| Arc::new(SystemClock));
-        let sandbox = Sandbox::bind_with(
-            setup
-                .sandbox
-                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
-            clock.clone(),
-        )
-        .await
-        .expect("sandbox");
+        let sandbox = bind_sandbox(setup.sandbox, &clock).await;
         let sandbox_addr = sandbox.addr;
         let vendors = sandbox.handle();
+        if let Some(policies) = setup.policies {
+            vendors.configure(&policies).expect("policies");
+        }
         tokio::spawn(sandbox.run(sandbox_stop.clone().cancelled_owned()));
 
         let mut inputs = Inputs::default();
@@ -335,6 +333,19 @@ impl TestApp {
             ended.expect("no panic").expect("clean end");
         }
         self.sandbox_stop.cancel();
+    }
+}
+
+/// The vendors; where they were before, their old place may take a moment to be free.
+async fn bind_sandbox(place: Option<SocketAddr>, clock: &SharedClock) -> Sandbox {
+    let began = Instant::now();
+    let addr = place.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+    loop {
+        match Sandbox::bind_with(addr, clock.clone()).await {
+            Ok(sandbox) => return sandbox,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "sandbox: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -231,12 +231,18 @@ fn five_refused_in_the_same_words_pause_and_a_resume_gives_the_next_up() {
 
 #[test]
 fn who_wants_nothing_gets_nothing_for_a_day() {
-    let mut flow = flow_with(|options| options.requests[0].limits.items_max = 1);
+    let wary = |options: &mut FlowOptions| {
+        options.requests[0].limits.items_max = 1;
+        options
+            .requests
+            .iter_mut()
+            .for_each(|rules| rules.opts_out = true);
+    };
+    let mut flow = flow_with(wary);
     people(&mut flow, &[3, 4, 3], 0);
     let mut now = 100;
     let sent = run(&mut flow, &mut now, |seqs| match seqs {
-        [0] => each(vec![ItemVerdict::Suppress {
-            reason: "opted_out",
+        [0] => each(vec![ItemVerdict::OptedOut {
             lasts: Duration::from_secs(24 * 3_600),
         }]),
         _ => heard(Verdict::Delivered),
@@ -255,7 +261,18 @@ fn who_wants_nothing_gets_nothing_for_a_day() {
         outcomes(&flow.take_settle(Millis::MAX, false).unwrap()),
         [("skipped", "opted_out", 1)]
     );
-    flow.absorb(other(4), 25 * HOUR);
+    // After a restart the journal says it.
+    let marks = settled.settle.marks;
+    let mut flow = flow_with(wary);
+    assert_eq!(flow.unknown_marks(&other(4)), [marks[0].key]);
+    flow.learn(&marks);
+    assert!(flow.unknown_marks(&other(4)).is_empty());
+    flow.absorb(other(4), 23 * HOUR);
+    assert_eq!(
+        outcomes(&flow.take_settle(Millis::MAX, false).unwrap()),
+        [("skipped", "opted_out", 1)]
+    );
+    flow.absorb(other(5), 25 * HOUR);
     assert!(flow.next_job(25 * HOUR + 100).is_some());
 }
 

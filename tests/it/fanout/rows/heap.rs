@@ -99,6 +99,7 @@ async fn nobody_and_too_long_a_name_are_never_sent_and_a_closed_door_pauses() {
     assert!(fan.requests("/heap-us").is_empty());
     for (n, (status, reason)) in [
         (401, "unauthorized"),
+        (403, "forbidden"),
         (404, "not_found"),
         (405, "not_found"),
     ]
@@ -119,6 +120,31 @@ async fn nobody_and_too_long_a_name_are_never_sent_and_a_closed_door_pauses() {
         fan.status_until(&id, |now| now["state"] == json!("running"))
             .await;
     }
-    assert_eq!(fan.app.settled(&id).await["delivered"], json!(3));
+    assert_eq!(fan.app.settled(&id).await["delivered"], json!(4));
+    fan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_heap_would_refuse_is_left_out_and_the_longest_it_takes_is_sent() {
+    let fan = Fan::start().await;
+    let config = fan.entered("heap", &json!({}));
+    let quick = json!({"batch_wait_ms": 100});
+    let reply = fan.app.install("heap", "default", config, quick).await;
+    let id = reply["id"].as_str().expect("id").to_owned();
+    // Characters, not bytes.
+    let longest = "ż".repeat(1_023);
+    fan.app.track(&longest, "u-0", json!({})).await;
+    let too_long = fan.app.track(&"ż".repeat(1_024), "u-0", json!({})).await;
+    let (delivered, skipped, dead) = ends(&fan, &id).await;
+    assert_eq!(
+        (delivered, skipped),
+        (json!(1), json!({"invalid_event": 1}))
+    );
+    assert!(dead.is_empty());
+    assert_eq!(
+        fan.outcome(&too_long, &id).await,
+        ("skipped".to_owned(), "invalid_event".to_owned())
+    );
+    assert_eq!(fan.state("heap")["events_by_name"], json!({longest: 1}));
     fan.stop().await;
 }

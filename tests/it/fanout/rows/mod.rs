@@ -2,8 +2,11 @@
 //! already. Each vendor has a room; here is what they share.
 
 mod brevo;
+mod brevo_codes;
+mod brevo_rates;
 mod heap;
 mod odp;
+mod optimizely;
 mod pendo;
 
 use serde_json::json;
@@ -92,6 +95,46 @@ async fn ends(fan: &Fan, id: &str) -> (Value, Value, BTreeMap<String, usize>) {
         row["skipped_reasons"].clone(),
         dead,
     )
+}
+
+/// The dead letter of an event.
+async fn letter(fan: &Fan, message_id: &str) -> Value {
+    let (_, letters) = fan.app.admin("GET", "dead-letters?limit=100", None).await;
+    let mut all = letters["data"].as_array().into_iter().flatten();
+    all.find(|letter| letter["message_id"] == json!(message_id))
+        .cloned()
+        .unwrap_or_else(|| panic!("{message_id} in {letters}"))
+}
+
+/// A vendor refuses one request in this way: the integration pauses for this reason, keeps what it has, and delivers it
+/// when it is resumed. Returns what the status said.
+async fn pauses_and_goes_on(
+    fan: &Fan,
+    id: &str,
+    path: &str,
+    action: Value,
+    reason: &str,
+    events: &[Value],
+) -> Value {
+    let before = fan.app.ledger(id).await;
+    fault(fan, path, 1_000, action).await;
+    fan.post(events).await;
+    let paused = |now: &Value| now["state"] == json!("paused") && now["reason"] == json!(reason);
+    let status = fan.status_until(id, paused).await;
+    let row = fan.app.ledger(id).await;
+    assert_eq!(row["pending"], json!(events.len()), "{row}");
+    assert_eq!(
+        (&row["dead"], &row["delivered"]),
+        (&before["dead"], &before["delivered"])
+    );
+    fan.app.sandbox("DELETE", "/_sandbox/faults", None).await;
+    fan.resume(id).await;
+    let row = fan.app.settled(id).await;
+    let delivered = before["delivered"].as_u64().expect("a count") + events.len() as u64;
+    assert_eq!(row["delivered"], json!(delivered), "{row}");
+    fan.status_until(id, |now| now["state"] == json!("running"))
+        .await;
+    status
 }
 
 /// One of an integration's requests, in its status.

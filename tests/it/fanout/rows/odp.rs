@@ -106,3 +106,39 @@ async fn a_refused_key_pauses_with_every_cause_and_trouble_of_the_vendor_is_wait
     assert!(seen.ends_with(&[429, 502, 503, 504, 202]), "{seen:?}");
     fan.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_without_odp_pauses_and_too_large_a_request_goes_in_halves() {
+    let fan = Fan::start().await;
+    let id = fan
+        .install("odp", json!({}), json!({"batch_wait_ms": 2_000}))
+        .await;
+    let body = json!({"title": "Not Found", "status": 404, "detail": {"message": "no such path"}});
+    let status = pauses_and_goes_on(
+        &fan,
+        &id,
+        EVENTS,
+        json!({"status": 404, "body": body}),
+        "not_found",
+        &one_each(&fan, &users("u", 3)),
+    )
+    .await;
+    let detail = status["detail"].as_str().expect("detail");
+    assert!(
+        detail.contains("base_url") || detail.contains("region"),
+        "{status}"
+    );
+
+    forget_requests(&fan).await;
+    let too_large = json!({"status": 413, "body": {"title": "Payload Too Large", "status": 413}});
+    fault(&fan, EVENTS, 1, too_large).await;
+    fan.post(&one_each(&fan, &users("v", 5))).await;
+    assert_eq!(fan.app.settled(&id).await["delivered"], json!(8));
+    let sizes: Vec<usize> = fan
+        .requests(EVENTS)
+        .iter()
+        .map(|request| sent(request).len())
+        .collect();
+    assert_eq!(sizes, [5, 3, 2]);
+    fan.stop().await;
+}

@@ -218,3 +218,140 @@ async fn a_visitor_pendo_has_not_seen_is_written_after_the_first_visit() {
     assert_eq!(fan.value("pendo", "new", "checkout"), json!("on"));
     fan.app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_who_opted_out_is_left_alone_for_a_day_also_after_a_restart() {
+    let dir = tempfile::tempdir().expect("dir");
+    let fan = Fan::start_in(dir.path()).await;
+    let people = users("u", 2);
+    fan.prepare(&people, &["checkout", "banner"]);
+    let id = fan.install("pendo", json!({}), quick()).await;
+    let forgotten = json!({"path": TRACK, "contains": "\"u-1\"", "action": {"status": 451}});
+    fan.faults(json!({"rules": [forgotten]})).await;
+    fan.post(&one_each(&fan, &people)).await;
+    fan.app.settled(&id).await;
+    assert_eq!(fan.outcome("m-u-0", &id).await.0, "delivered");
+    let asked = fan.requests(TRACK);
+    assert_eq!(asked.len(), 2);
+    assert!(answers(&asked).contains(&451));
+
+    // Neither the event nor the field of another flag, by whichever secret.
+    let fan = fan.restart(dir.path(), json!({})).await;
+    fan.prepare(&people, &["checkout", "banner"]);
+    let now_ms = fan.now_ms();
+    fan.post(&[
+        decision("again", "u-1", "banner", "on", now_ms),
+        decision("other", "u-0", "banner", "on", now_ms),
+    ])
+    .await;
+    let before = fan.app.settled(&id).await;
+    assert_eq!(
+        fan.outcome("again", &id).await,
+        ("skipped".to_owned(), "opted_out".to_owned())
+    );
+    let (_, story) = fan.app.admin("GET", "events/again", None).await;
+    assert!(
+        story
+            .to_string()
+            .contains("asked the vendor to be left alone"),
+        "{story}"
+    );
+    assert_eq!(fan.outcome("other", &id).await.0, "delivered");
+    for path in [TRACK, VISITORS] {
+        let about = |request: &Value| request["body"].to_string().contains("u-1");
+        assert!(!fan.requests(path).iter().any(about), "{path}");
+    }
+
+    // A day later Pendo may have changed its mind.
+    fan.clock.skip(Duration::from_secs(24 * 3_600));
+    fan.post(&[decision("later", "u-1", "banner", "on", fan.now_ms())])
+        .await;
+    let after = fan.app.settled(&id).await;
+    assert_eq!(fan.outcome("later", &id).await.0, "delivered");
+    assert_eq!(after["skipped"], before["skipped"]);
+    assert_eq!(fan.value("pendo", "u-1", "banner"), json!("on"));
+    fan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_just_being_written_is_written_after_a_while() {
+    let fan = Fan::start().await;
+    fan.prepare(&users("u", 2), &["checkout"]);
+    let id = fan.install("pendo", fields_only(), quick()).await;
+    forget_requests(&fan).await;
+    fault(&fan, VISITORS, 2, json!({"status": 409})).await;
+    fan.post(&one_each(&fan, &users("u", 2))).await;
+    assert_eq!(fan.app.settled(&id).await["delivered"], json!(2));
+    let requests = with_method(fan.requests(VISITORS), "POST");
+    assert_eq!(answers(&requests), [409, 409, 200]);
+    let gaps = gaps(&requests);
+    assert!(gaps.iter().all(|gap| *gap >= 5_000), "{gaps:?}");
+    for user in users("u", 2) {
+        assert_eq!(fan.value("pendo", &user, "checkout"), json!("on"));
+    }
+    // It is no door that is closed.
+    assert_eq!(fan.status(&id).await["state"], json!("running"));
+    fan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn properties_pendo_would_not_show_are_shortened_or_the_event_is_dead_unsent() {
+    let fan = Fan::start().await;
+    fan.prepare(&users("u", 2), &["checkout"]);
+    let id = fan.install("pendo", events_only(), quick()).await;
+    let now_ms = fan.now_ms();
+    let mut long_rule = decision("shortened", "u-0", "checkout", "on", now_ms);
+    long_rule["decisionInfo"]["ruleKey"] = json!("r".repeat(480));
+    let long_flag = decision("too-long", "u-1", &"f".repeat(480), "on", now_ms);
+    fan.post(&[long_rule, long_flag]).await;
+    let (delivered, _, dead) = ends(&fan, &id).await;
+    assert_eq!(
+        (delivered, dead),
+        (json!(1), [("properties_too_large".to_owned(), 1)].into())
+    );
+    assert_eq!(
+        fan.outcome("too-long", &id).await,
+        ("dead".to_owned(), "properties_too_large".to_owned())
+    );
+    let requests = fan.requests(TRACK);
+    assert_eq!(requests.len(), 1);
+    let sent = body(&requests[0]);
+    assert_eq!(
+        sent["properties"],
+        json!({"flag_key": "checkout", "variation_key": "on", "enabled": true})
+    );
+    // The vendor counts what is longer than 512 bytes as a breach.
+    fan.stop().await;
+}
+
+/// The clock of this test runs very fast: only times between requests are looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_who_never_comes_is_given_up_after_three_more_tries_unless_made() {
+    let fan = Fan::start_with(10_000).await;
+    fan.prepare(&users("u", 1), &["checkout"]);
+    let id = fan.install("pendo", fields_only(), quick()).await;
+    fan.post(&one_each(&fan, &["never".to_owned()])).await;
+    let (delivered, skipped, dead) = ends(&fan, &id).await;
+    assert_eq!((delivered, skipped), (json!(0), json!({"missing": 1})));
+    assert!(dead.is_empty());
+    assert_eq!(
+        fan.outcome("m-never", &id).await,
+        ("skipped".to_owned(), "missing".to_owned())
+    );
+    let gaps = gaps(&with_method(fan.requests(VISITORS), "POST"));
+    let hours: Vec<Millis> = gaps.iter().map(|gap| gap / 3_600_000).collect();
+    assert_eq!(gaps.len(), 3, "{gaps:?}");
+    let waited = hours.iter().zip([1, 6, 24]);
+    assert!(
+        waited.into_iter().all(|(waited, asked)| *waited >= asked),
+        "{gaps:?}"
+    );
+
+    let config = json!({"track_secret": null, "create_missing": true});
+    let makes = install_another(&fan, "pendo", "makes", config, quick()).await;
+    fan.post(&[decision("made", "never", "checkout", "on", fan.now_ms())])
+        .await;
+    assert_eq!(fan.app.settled(&makes).await["delivered"], json!(1));
+    assert_eq!(fan.value("pendo", "never", "checkout"), json!("on"));
+    fan.app.stop().await;
+}
