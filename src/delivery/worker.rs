@@ -54,7 +54,11 @@ const TAIL_EVENTS: Seq = 1_024;
 /// they were read; where it does not, as they come.
 const MAPPING_MAX: usize = 2;
 
-static REST_TIMES: std::sync::LazyLock<u32> = std::sync::LazyLock::new(|| std::env::var("REST_TIMES").ok().and_then(|t| t.parse().ok()).unwrap_or(4));
+/// While acceptance is pressed, a thread that mapped rests this many times as long as it had to wait for a processor:
+/// what is accepted is safe in the journal and may go out a little later, a caller cannot wait. With processors to spare
+/// there is nothing to wait for, and no rest.
+const REST_TIMES: u32 = 8;
+/// Longest rest: mapping goes on, however busy the machine.
 const REST_MAX: Duration = Duration::from_millis(50);
 
 /// Parked records are looked for this often.
@@ -464,7 +468,7 @@ impl Worker {
         let journal = self.parts.journal.clone();
         self.work.push(Box::pin(async move {
             let rest = move |waited: Duration| match journal.is_pressed() {
-                true => waited.saturating_mul(*REST_TIMES).min(REST_MAX),
+                true => waited.saturating_mul(REST_TIMES).min(REST_MAX),
                 false => Duration::ZERO,
             };
             let arrivals = mappers().run_and_rest(map, rest).await.ok();

@@ -391,9 +391,21 @@ fn event_ids_are_version_five_of_source_and_message_id() {
         ("src_1", "m-1", "32bce06d-f88a-53c6-a166-0ebf144e496f"),
         ("", "x", "c553e20d-483b-5d11-8bc8-9f31a1f2a729"),
         ("src_ä", "é-1", "345dd1e5-ee8c-5200-85f7-1e00d515162c"),
-        ("src_demo", "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn", "c29073df-bd8f-524d-88ee-95921a12c8b7"),
-        ("src_demo", "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn", "19d1ae3c-07ea-5189-9fdd-c5a6740696ee"),
-        ("s", "😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀", "99ddee4c-3f15-5640-9100-9965b777d16f"),
+        (
+            "src_demo",
+            "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn",
+            "c29073df-bd8f-524d-88ee-95921a12c8b7",
+        ),
+        (
+            "src_demo",
+            "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn",
+            "19d1ae3c-07ea-5189-9fdd-c5a6740696ee",
+        ),
+        (
+            "s",
+            "😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀",
+            "99ddee4c-3f15-5640-9100-9965b777d16f",
+        ),
     ] {
         assert_eq!(event_id(source, message).to_string(), id);
     }

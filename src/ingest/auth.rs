@@ -59,7 +59,10 @@ impl Account {
         Self {
             rate: match sibling {
                 Some(sibling) => sibling.rate.clone(),
-                None => kept(source.rate.or(rate), before.and_then(|before| before.rate.as_ref())),
+                None => kept(
+                    source.rate.or(rate),
+                    before.and_then(|before| before.rate.as_ref()),
+                ),
             },
             key_rate: kept(
                 source.permits.key_rate,

@@ -152,6 +152,39 @@ async fn not_now_is_429_or_503_with_a_whole_number_of_seconds() {
 }
 
 #[tokio::test]
+async fn a_source_without_a_rate_has_the_one_of_the_settings() {
+    let door = door_with(Options {
+        source_rate: Some(5),
+        ..Options::default()
+    });
+    let statuses = |key: &'static str| {
+        let door = &door;
+        async move {
+            let batch =
+                json!({"batch": vec![json!({"type": "page", "userId": "u"}); 8]}).to_string();
+            let first = door
+                .send("POST", "/v1/b", &[("x-write-key", key)], batch)
+                .await;
+            let second = door
+                .send("POST", "/v1/t", &[("x-write-key", key)], EVENT)
+                .await;
+            (
+                first.status,
+                second.status,
+                second.headers.get("ratelimit-policy").cloned(),
+            )
+        }
+    };
+    let policy = |text: &'static str| Some(axum::http::HeaderValue::from_static(text));
+    assert_eq!(
+        statuses(KEY).await,
+        (200, 429, policy("\"source\";q=5;w=1"))
+    );
+    // Its own is ten a second: eight at once leave room for one more.
+    assert_eq!(statuses("slow").await.1, 200);
+}
+
+#[tokio::test]
 async fn a_source_may_post_so_many_events_a_second() {
     let door = door();
     let slow = [("x-write-key", "slow")];
