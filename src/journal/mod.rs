@@ -299,6 +299,15 @@ impl Journal {
             .await
     }
 
+    /// The parked record of this number, if it is parked.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub async fn parked_at(&self, feed: &str, seq: Seq) -> Result<Option<Parked>, JournalError> {
+        let feed = feed.to_owned();
+        self.query(move |reader| reader.parked_at(&feed, seq)).await
+    }
+
     /// What the feed remembers under these keys; nothing for those it never had or may have forgotten.
     ///
     /// # Errors
@@ -541,15 +550,14 @@ impl Journal {
         Ok(block.map_or(0, |block| (block.first + block.n).min(end)))
     }
 
-    /// Numbers of the records with this fingerprint still remembered.
+    /// Numbers of the records still remembered with one of these fingerprints, lowest first.
     ///
     /// # Errors
     /// The store could not be read.
-    pub async fn find(&self, fingerprint: u64) -> Result<Vec<Seq>, JournalError> {
+    pub async fn find(&self, fingerprints: Vec<u64>) -> Result<Vec<Seq>, JournalError> {
         let end = *self.handle.shared.end.borrow();
-        let mut found = self
-            .query(move |reader| reader.find(fingerprint.max(1)))
-            .await?;
+        let wanted: Vec<u64> = fingerprints.into_iter().map(|one| one.max(1)).collect();
+        let mut found = self.query(move |reader| reader.find(&wanted)).await?;
         found.retain(|seq| *seq < end);
         Ok(found)
     }

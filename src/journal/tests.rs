@@ -159,7 +159,7 @@ async fn appends_settles_and_remembers_across_a_restart() {
     assert_eq!(bytes, expected);
     let answer = journal.append(records(0..12)).await.unwrap();
     assert_eq!((answer.stored, answer.duplicates), (0, 12));
-    assert_eq!(journal.find(4).await.unwrap(), vec![3]);
+    assert_eq!(journal.find(vec![4]).await.unwrap(), vec![3]);
     assert_eq!(
         journal.get(11).await.unwrap().unwrap().bytes,
         record(11).bytes
@@ -466,7 +466,7 @@ fn refuses_what_it_does_not_know_and_leaves_it_alone() {
     std::fs::write(&path, &bytes).unwrap();
     let text = refused(dir.path());
     assert!(
-        text.contains("format 9") && text.contains("reads up to 4"),
+        text.contains("format 9") && text.contains("reads up to 5"),
         "{text}"
     );
     assert_eq!(std::fs::read(&path).unwrap(), bytes);

@@ -138,7 +138,10 @@ fn keeps_what_was_committed(open: Open<'_>) {
         store.seen(&mut |row| rows.push(row)).unwrap();
         assert_eq!(rows, vec![seen(0, &[1, 2]), seen(2, &[u64::MAX, 4])]);
     }
-    assert_eq!(store.reader().unwrap().find(u64::MAX).unwrap(), vec![2]);
+    assert_eq!(
+        store.reader().unwrap().find(&[u64::MAX, 12_345]).unwrap(),
+        vec![2]
+    );
 }
 
 fn reads_from_any_position(open: Open<'_>) {

@@ -400,6 +400,11 @@ pub trait Reader: Send {
         due_ms: Millis,
         limit: usize,
     ) -> Result<Vec<Parked>, StoreError>;
+    /// The parked record of this number, if it is parked.
+    ///
+    /// # Errors
+    /// The engine could not read.
+    fn parked_at(&mut self, feed: &str, seq: Seq) -> Result<Option<Parked>, StoreError>;
     /// The marks of a feed under these keys, as far as there are any.
     ///
     /// # Errors
@@ -435,11 +440,11 @@ pub trait Reader: Send {
     /// # Errors
     /// The engine could not read.
     fn dead_count(&mut self, filter: &DeadFilter) -> Result<(u64, i64), StoreError>;
-    /// Numbers of the records with this fingerprint.
+    /// Numbers of the records with one of these fingerprints: all that are remembered are looked at, once.
     ///
     /// # Errors
     /// The engine could not read.
-    fn find(&mut self, fingerprint: u64) -> Result<Vec<Seq>, StoreError>;
+    fn find(&mut self, fingerprints: &[u64]) -> Result<Vec<Seq>, StoreError>;
     /// Ranges of records whose blocks were set aside.
     ///
     /// # Errors
