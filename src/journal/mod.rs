@@ -383,7 +383,7 @@ impl Journal {
         per_second: f64,
     ) -> Result<u64, JournalError> {
         let counted = filter.clone();
-        let (_, up_to_id) = self
+        let (_, (mut first, last)) = self
             .query(move |reader| reader.dead_count(&counted))
             .await?;
         let start_ms = self.handle.clock.now_ms();
@@ -395,7 +395,7 @@ impl Journal {
         let mut total = 0;
         loop {
             let (replay, filter) = (replay.to_owned(), filter.clone());
-            let moved = self
+            let (moved, upto) = self
                 .control(move |committer| {
                     let due =
                         |i: u64| start_ms.saturating_add(((total + i) as f64 * step_ms) as i64);
@@ -403,7 +403,7 @@ impl Journal {
                         &replay,
                         store::Those {
                             filter: &filter,
-                            up_to_id,
+                            ids: (first, last),
                             limit: REPLAY_STEP,
                         },
                         start_ms,
@@ -411,10 +411,12 @@ impl Journal {
                         &committer.labeller(),
                     )?;
                     committer.moved(&moved, -1);
-                    Ok(moved.reasons.values().sum::<u64>())
+                    Ok((moved.reasons.values().sum::<u64>(), moved.last_id))
                 })
                 .await?;
             total += moved;
+            // The next step does not look again at what lies between those this one took.
+            first = upto.saturating_add(1);
             if moved < REPLAY_STEP as u64 {
                 return Ok(total);
             }

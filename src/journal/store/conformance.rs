@@ -250,7 +250,7 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
     };
     store.commit(&change).unwrap();
     let mut reader = store.reader().unwrap();
-    let (count, last) = reader.dead_count(&everything()).unwrap();
+    let (count, (first, last)) = reader.dead_count(&everything()).unwrap();
     assert_eq!(count, 3);
     let none = DeadFilter {
         reason: Some("other".into()),
@@ -269,7 +269,7 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
     for expected in [1, 1, 0] {
         let those = Those {
             filter: &everything(),
-            up_to_id: last,
+            ids: (first, last),
             limit: 1,
         };
         let moved = store.replay("r", those, 7, &due, &|_| None).unwrap();

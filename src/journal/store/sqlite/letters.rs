@@ -93,21 +93,34 @@ fn causes(
     if let (Some(feed), Some(reason)) = (feed, reason) {
         return Ok(vec![(feed.to_owned(), reason.to_owned())]);
     }
-    let mut next = connection.prepare_cached(
-        "SELECT feed, reason FROM dead_letter WHERE (feed, reason) > (?1, ?2) ORDER BY feed, reason LIMIT 1",
+    // Each a step of its own: a condition on the pair would walk through all that equal it.
+    let mut next_feed = connection
+        .prepare_cached("SELECT feed FROM dead_letter WHERE feed > ?1 ORDER BY feed LIMIT 1")?;
+    let mut next_reason = connection.prepare_cached(
+        "SELECT reason FROM dead_letter WHERE feed = ?1 AND reason > ?2 ORDER BY reason LIMIT 1",
     )?;
-    let mut at = (feed.unwrap_or_default().to_owned(), String::new());
     let mut found = Vec::new();
-    while let Some(cause) = next
-        .query_row([&at.0, &at.1], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?
-    {
-        at = cause;
-        if feed.is_some_and(|feed| feed != at.0) {
-            break;
+    let mut at = feed.map(str::to_owned);
+    loop {
+        if feed.is_none() {
+            let behind = at.unwrap_or_default();
+            at = next_feed
+                .query_row([&behind], |row| row.get(0))
+                .optional()?;
         }
-        if reason.is_none_or(|reason| reason == at.1) {
-            found.push(at.clone());
+        let Some(here) = &at else { break };
+        let mut cause = String::new();
+        while let Some(next) = next_reason
+            .query_row([here, &cause], |row| row.get::<_, String>(0))
+            .optional()?
+        {
+            if reason.is_none_or(|reason| reason == next) {
+                found.push((here.clone(), next.clone()));
+            }
+            cause = next;
+        }
+        if feed.is_some() {
+            break;
         }
     }
     Ok(found)
@@ -155,22 +168,33 @@ pub(super) fn read(connection: &Connection, ids: &[i64]) -> rusqlite::Result<Vec
     Ok(found)
 }
 
-/// How many pass, and the highest id of them (0 when none does).
-pub(super) fn count(connection: &Connection, filter: &DeadFilter) -> rusqlite::Result<(u64, i64)> {
-    let (mut n, mut last) = (0, 0);
+/// How many pass, and the lowest and the highest id of them (0 and 0 when none does).
+pub(super) fn count(
+    connection: &Connection,
+    filter: &DeadFilter,
+) -> rusqlite::Result<(u64, (i64, i64))> {
+    let (mut n, mut ids) = (0, None);
     for part in parts(connection, filter)? {
-        let (more, highest): (u64, i64) = connection.query_row(
+        let (more, found): (u64, Option<(i64, i64)>) = connection.query_row(
             &format!(
-                "SELECT count(*), coalesce(max(id), 0) FROM dead_letter WHERE {}",
+                "SELECT count(*), min(id), max(id) FROM dead_letter WHERE {}",
                 part.text()
             ),
             params_from_iter(part.values),
-            |row| Ok((seq(row, 0)?, row.get(1)?)),
+            |row| {
+                let (lowest, highest): (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
+                Ok((seq(row, 0)?, lowest.zip(highest)))
+            },
         )?;
         n += more;
-        last = last.max(highest);
+        ids = match (ids, found) {
+            (Some((low, high)), Some((lowest, highest))) => {
+                Some((lowest.min(low), highest.max(high)))
+            }
+            (known, found) => known.or(found),
+        };
     }
-    Ok((n, last))
+    Ok((n, ids.unwrap_or_default()))
 }
 
 fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
@@ -261,9 +285,10 @@ mod tests {
                 found.extend(page);
             }
             assert_eq!(found, wanted, "{filter:?}");
-            let last = wanted.last().copied().unwrap_or(0);
+            let ends = wanted.first().copied().zip(wanted.last().copied());
             let counted = count(connection, &filter).unwrap();
-            assert_eq!(counted, (wanted.len() as u64, last), "{filter:?}");
+            let expected = (wanted.len() as u64, ends.unwrap_or_default());
+            assert_eq!(counted, expected, "{filter:?}");
             let share = Share {
                 ids: 10..=100,
                 limit: 500,
@@ -292,12 +317,12 @@ mod tests {
             seq: Some(15),
             ..DeadFilter::default()
         };
-        assert_eq!(count(connection, &one).unwrap(), (1, 16));
+        assert_eq!(count(connection, &one).unwrap(), (1, (16, 16)));
         let some = DeadFilter {
             feed: Some("a".into()),
             ids: Some(vec![2, 6, 7]),
             ..DeadFilter::default()
         };
-        assert_eq!(count(connection, &some).unwrap(), (2, 7));
+        assert_eq!(count(connection, &some).unwrap(), (2, (2, 7)));
     }
 }

@@ -488,7 +488,7 @@ impl Reader for SqliteReader {
             .map_err(|error| sort(&error))
     }
 
-    fn dead_count(&mut self, filter: &DeadFilter) -> Result<(u64, i64), StoreError> {
+    fn dead_count(&mut self, filter: &DeadFilter) -> Result<(u64, (i64, i64)), StoreError> {
         letters::count(&self.connection, filter).map_err(|error| sort(&error))
     }
 

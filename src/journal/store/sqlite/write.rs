@@ -172,13 +172,14 @@ impl Store for SqliteStore {
         label: LabelOf<'_>,
     ) -> Result<Moved, StoreError> {
         let share = Share {
-            ids: i64::MIN..=those.up_to_id,
+            ids: those.ids.0..=those.ids.1,
             limit: those.limit,
             whole: true,
         };
         self.transact(0, |transaction| {
             let mut moved = Moved::default();
             let chosen = letters::chosen(transaction, those.filter, &share)?;
+            moved.last_id = chosen.last().copied().unwrap_or(those.ids.1);
             for (i, id) in chosen.into_iter().enumerate() {
                 let (feed, reason, record): (String, String, Vec<u8>) = transaction
                     .prepare_cached("SELECT feed, reason, record FROM dead_letter WHERE id = ?1")?
