@@ -47,6 +47,10 @@ pub fn describe() {
         "aqueduct_oldest_pending_seconds",
         "Age of the oldest accepted event without an outcome"
     );
+    describe_gauge!(
+        "aqueduct_source_silent_seconds",
+        "Time since a source last posted an event, also before this process; none of a source that never did"
+    );
     describe_counter!(
         "aqueduct_vendor_requests_total",
         "Requests made at vendors, by status or kind of failure"
@@ -210,6 +214,11 @@ pub fn vendor_request_seconds(integration: &str, request: &str) -> Histogram {
 /// Time from acceptance to delivery, in seconds.
 pub fn delivery_seconds(integration: &str) -> Histogram {
     histogram!("aqueduct_delivery_seconds", "integration" => integration.to_owned())
+}
+
+/// Seconds since a source last posted.
+pub fn source_silent_seconds(source: &str) -> Gauge {
+    gauge!("aqueduct_source_silent_seconds", "source" => source.to_owned())
 }
 
 /// Items in one request.

@@ -129,7 +129,7 @@ pub(super) async fn list(
         reason: params.reason,
         since_ms: time_of("since", params.since.as_deref())?,
         until_ms: time_of("until", params.until.as_deref())?,
-        ids: None,
+        ..DeadFilter::default()
     };
     let picture = admin.registry().picture();
     let no_config = Config::new();
@@ -237,6 +237,7 @@ fn checked(admin: &Admin, body: &ReplayBody) -> Result<(DeadFilter, f64), Proble
         since_ms: time_of("since", body.since.as_deref())?,
         until_ms: time_of("until", body.until.as_deref())?,
         ids: body.ids.is_some().then_some(ids),
+        seq: None,
     };
     Ok((filter, rate))
 }

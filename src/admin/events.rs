@@ -11,15 +11,9 @@ use super::page::rfc3339;
 use super::problem::{Problem, ProblemBody};
 use super::story::{MappingView, Outcome, map, own_item};
 use crate::event::Event;
-use crate::journal::{DeadFilter, DeadLetter, Entry, FeedStart, Parked};
+use crate::journal::{DeadFilter, DeadLetter, Entry, FeedStart};
 use crate::logbook::AttemptFilter;
 use crate::registry::picture::Installed;
-
-/// Dead letters and waiting events looked through for one event, at most.
-const LOOK_MAX: usize = 5_000;
-
-/// Dead letters read at a time.
-const LOOK_STEP: usize = 500;
 
 /// Attempts shown per integration.
 const ATTEMPTS_MAX: usize = 50;
@@ -131,14 +125,10 @@ pub(super) async fn seqs_of(
         .iter()
         .map(|entry| entry.source.id.as_str())
         .filter(|id| source.is_none_or(|wanted| wanted == *id));
-    let mut seqs = Vec::new();
-    for source in sources {
-        let fingerprint = admin.journal().fingerprint(source, message_id);
-        seqs.extend(admin.journal().find(fingerprint).await?);
-    }
-    seqs.sort_unstable();
-    seqs.dedup();
-    Ok(seqs)
+    let fingerprints: Vec<u64> = sources
+        .map(|source| admin.journal().fingerprint(source, message_id))
+        .collect();
+    Ok(admin.journal().find(fingerprints).await?)
 }
 
 async fn event_view(admin: &Admin, entry: &Entry, event: Event) -> Result<EventView, Problem> {
@@ -248,7 +238,7 @@ async fn outcome(
         ));
     }
     if feed.parked > 0
-        && let Some(parked) = parked(admin, &installed.id, seq).await?
+        && let Some(parked) = admin.journal().parked_at(&installed.id, seq).await?
     {
         let detail = format!(
             "it waits until {} ({} attempts so far)",
@@ -259,7 +249,7 @@ async fn outcome(
     }
     // Of an event in several requests: dead if any of them is, else delivered if any is.
     let several = mapping.is_some_and(MappingView::has_several);
-    if several && let Some(dead) = dead_letter(admin, &installed.id, entry).await? {
+    if several && let Some(dead) = dead_letter(admin, &installed.id, seq).await? {
         return Ok(say("dead", Some(&dead.reason), dead.detail));
     }
     let delivered = attempts
@@ -272,7 +262,7 @@ async fn outcome(
             format!("the vendor took it at {}", own.attempt.at),
         ));
     }
-    if !several && let Some(dead) = dead_letter(admin, &installed.id, entry).await? {
+    if !several && let Some(dead) = dead_letter(admin, &installed.id, seq).await? {
         return Ok(say("dead", Some(&dead.reason), dead.detail));
     }
     let skip = admin.logbook().skip_of(&installed.id, seq).await;
@@ -323,37 +313,12 @@ fn why_skipped(reason: &str) -> &'static str {
     }
 }
 
-async fn parked(admin: &Admin, feed: &str, seq: u64) -> Result<Option<Parked>, Problem> {
-    let waiting = admin
-        .journal()
-        .parked(feed, crate::clock::Millis::MAX, LOOK_MAX)
-        .await?;
-    Ok(waiting.into_iter().find(|parked| parked.seq == seq))
-}
-
-async fn dead_letter(
-    admin: &Admin,
-    feed: &str,
-    entry: &Entry,
-) -> Result<Option<DeadLetter>, Problem> {
+async fn dead_letter(admin: &Admin, feed: &str, seq: u64) -> Result<Option<DeadLetter>, Problem> {
     let filter = DeadFilter {
         feed: Some(feed.to_owned()),
-        since_ms: Some(entry.at_ms),
+        seq: Some(seq),
         ..DeadFilter::default()
     };
-    let mut after = None;
-    for _ in 0..LOOK_MAX / LOOK_STEP {
-        let letters = admin
-            .journal()
-            .dead_letters(filter.clone(), after, LOOK_STEP)
-            .await?;
-        let Some(last) = letters.last().map(|letter| letter.id) else {
-            break;
-        };
-        after = Some(last);
-        if let Some(found) = letters.into_iter().find(|letter| letter.seq == entry.seq) {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
+    let letters = admin.journal().dead_letters(filter, None, 1).await?;
+    Ok(letters.into_iter().next())
 }

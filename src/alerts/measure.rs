@@ -1,6 +1,8 @@
 //! What is measured every few seconds: from the published picture, the journal's books and the pipelines' own words.
 //! Reads only, and nothing that a delivery waits for.
 
+use std::collections::BTreeSet;
+
 use super::watch::Measure;
 use super::{Parts, Pipelines};
 use crate::clock::Millis;
@@ -10,9 +12,11 @@ use crate::registry::alerts::Rule;
 use crate::registry::picture::Installed;
 
 /// When an event last came, as far as the journal's end tells.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Traffic {
     end: Seq,
+    /// Sources whose silence stands in the metrics.
+    sources: BTreeSet<String>,
     at_ms: Option<Millis>,
     started_ms: Millis,
 }
@@ -27,6 +31,7 @@ impl Traffic {
         };
         Self {
             end,
+            sources: BTreeSet::new(),
             // Trimmed already: then it is unknown how long ago, but not whether there ever was one.
             at_ms: last
                 .map(|entry| entry.at_ms)
@@ -114,21 +119,35 @@ pub(super) async fn all(
             reason: None,
         });
     }
+    let mut gone = std::mem::take(&mut traffic.sources);
     for entry in &picture.sources {
         // One that never posted is not silent, but unused.
         let Some(at_ms) = parts.registry.seen().last_ms(&entry.source.id) else {
             continue;
         };
+        let silent_s = seconds(now_ms - at_ms);
+        show_silence(&entry.source.id, silent_s);
+        gone.remove(&entry.source.id);
+        traffic.sources.insert(entry.source.id.clone());
         found.push(Measure {
             rule: Rule::SourceSilent,
             integration: entry.source.id.clone(),
             integration_name: entry.source.name.clone(),
-            value: seconds(now_ms - at_ms),
+            value: silent_s,
             since_ms: Some(at_ms),
             reason: None,
         });
     }
+    // A source that was removed is not silent.
+    for source in gone {
+        show_silence(&source, 0);
+    }
     Ok(found)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an age in seconds for a gauge")]
+fn show_silence(source: &str, silent_s: u64) {
+    crate::metrics::source_silent_seconds(source).set(silent_s as f64);
 }
 
 /// Why an integration, or one of its requests, is paused, and since when.

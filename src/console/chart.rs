@@ -30,7 +30,8 @@ struct Bar {
 
 impl Bars {
     /// One bar per minute.
-    pub(super) fn by_minute(label: &str, minutes: &[u64]) -> Self {
+    /// `when` says over what time, as in "in the last hour".
+    pub(super) fn by_minute(label: &str, when: &str, minutes: &[u64]) -> Self {
         let highest = minutes.iter().copied().max().unwrap_or(0);
         let total: u64 = minutes.iter().sum();
         let bars = (0u64..)
@@ -56,7 +57,7 @@ impl Bars {
             .collect();
         Self {
             label: format!(
-                "{label}: {} in the last hour, at most {} a minute",
+                "{label}: {} {when}, at most {} a minute",
                 count(&total),
                 count(&highest)
             ),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Console;
 use super::api::Refusal;
 use super::form::{Filter, Form, query_of, segment};
-use super::format::{Pill, When, count, pretty_text};
+use super::format::{Pill, When, count, pretty_text, prose};
 use super::frame::{Answer, Frame, page};
 use super::gate::Who;
 use super::overview::words;
@@ -260,11 +260,26 @@ pub(super) async fn progress(
         .api()
         .get(&who.actor, &format!("/replays/{}", segment(&id)))
         .await?;
+    let integrations = console.api().integrations(&who.actor).await?;
     let filter = match &replay.filter {
         Some(Value::Object(filter)) => filter
             .iter()
             .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| (key.clone(), super::format::short(value)))
+            .map(|(key, value)| {
+                let shown = super::format::short(value);
+                match key.as_str() {
+                    "integration" => (
+                        "Integration".to_owned(),
+                        integrations.name_of(&shown).to_owned(),
+                    ),
+                    "reason" => ("Cause".to_owned(), words(&shown)),
+                    "rate" => {
+                        let rate = shown.trim_end_matches(".0");
+                        ("Rate".to_owned(), format!("{rate} events a second at most"))
+                    }
+                    _ => (words(key), shown),
+                }
+            })
             .collect(),
         _ => Vec::new(),
     };

@@ -45,6 +45,8 @@ struct Row {
 struct ShowPage {
     frame: Frame,
     attempt: Attempt,
+    /// It is installed still.
+    installed: bool,
     integration: String,
     when: When,
     status: Pill,
@@ -116,6 +118,10 @@ pub(super) async fn show(
     let integrations = console.api().integrations(&who.actor).await?;
     Ok(page(&ShowPage {
         frame: Frame::new(&who, "deliveries", "Delivery"),
+        installed: integrations
+            .data
+            .iter()
+            .any(|one| one.id == attempt.integration),
         integration: integrations.name_of(&attempt.integration).to_owned(),
         when: When::iso(&attempt.at, console.now_ms()),
         status: Pill::status(attempt.status, attempt.error.as_deref()),

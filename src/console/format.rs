@@ -97,13 +97,74 @@ impl When {
         let at = jiff::Timestamp::from_millisecond(at_ms).unwrap_or_default();
         Self::iso(&format!("{at:.3}"), now_ms)
     }
+
+    /// The moment itself, where how long ago is not enough: for who compares logs.
+    pub(super) fn exact(&self) -> String {
+        format!("{} UTC", self.exact)
+    }
+}
+
+/// A sentence of the API for people: begins with a capital, what stands in backquotes is set as code, and times read as
+/// elsewhere.
+#[derive(Template)]
+#[template(
+    source = r"{% for (code, text) in parts %}{% if *code %}<code>{{ text }}</code>{% else %}{{ text }}{% endif %}{% endfor %}",
+    ext = "html"
+)]
+pub(super) struct Prose {
+    parts: Vec<(bool, String)>,
+}
+
+/// See [`Prose`].
+pub(super) fn prose(text: &str) -> Prose {
+    let mut pieces: Vec<&str> = text.split('`').collect();
+    // A backquote without its other is one that was meant.
+    if pieces.len().is_multiple_of(2) {
+        pieces = vec![text];
+    }
+    let mut parts: Vec<(bool, String)> = pieces
+        .iter()
+        .enumerate()
+        .map(|(place, piece)| match place % 2 {
+            0 => (false, with_times(piece)),
+            _ => (true, (*piece).to_owned()),
+        })
+        .filter(|(_, piece)| !piece.is_empty())
+        .collect();
+    if let Some((false, first)) = parts.first_mut()
+        && let Some(letter) = first.get_mut(..1)
+    {
+        letter.make_ascii_uppercase();
+    }
+    Prose { parts }
+}
+
+fn with_times(text: &str) -> String {
+    let words = text.split(' ').map(|word| {
+        let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        let is_time =
+            bare.len() >= 20 && bare.ends_with('Z') && bare.parse::<jiff::Timestamp>().is_ok();
+        if is_time {
+            let shown = format!("{} UTC", bare.replace('T', " ").trim_end_matches('Z'));
+            word.replace(bare, &shown)
+        } else {
+            word.to_owned()
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Hour and minute of a moment, for a short while back.
+pub(super) fn minute(at_ms: Millis) -> String {
+    let at = jiff::Timestamp::from_millisecond(at_ms).unwrap_or_default();
+    at.strftime("%H:%M UTC").to_string()
 }
 
 fn ago(at_ms: Millis, now_ms: Millis) -> String {
     let ms = now_ms - at_ms;
     match ms {
-        ..-60_000 => format!("in {}", span(&-ms)),
-        -60_000..2_000 => "just now".to_owned(),
+        ..-2_000 => format!("in {}", span(&-ms)),
+        -2_000..2_000 => "just now".to_owned(),
         _ => format!("{} ago", span(&ms)),
     }
 }
@@ -183,7 +244,19 @@ impl Pill {
 mod tests {
     use askama::Template as _;
 
-    use super::{When, count, span};
+    use super::{When, count, minute, prose, span};
+
+    #[test]
+    fn sentences_read_well_and_hold_no_markup_of_others() {
+        let shown = |text: &str| prose(text).render().unwrap();
+        assert_eq!(
+            shown("`<b>` is no name; the vendor took it at (2026-11-20T14:03:27.412Z)"),
+            "<code>&#60;b&#62;</code> is no name; the vendor took it at (2026-11-20 14:03:27.412 UTC)"
+        );
+        assert_eq!(shown("it's one ` only"), "It&#39;s one ` only");
+        assert_eq!(shown(""), "");
+        assert_eq!(minute(1_795_183_407_412), "14:03 UTC");
+    }
 
     #[test]
     fn numbers_and_times_read_well() {
@@ -196,6 +269,8 @@ mod tests {
         let when = When::ms(1_795_183_407_412, 1_795_183_467_412)
             .render()
             .unwrap();
+        let soon = When::ms(10_000, 5_500).render().unwrap();
+        assert!(soon.contains(">in 4.5 s<"), "{soon}");
         assert_eq!(
             when,
             r#"<time datetime="2026-11-20T14:03:27.412Z" title="2026-11-20 14:03:27.412 UTC">1 min ago</time>"#

@@ -9,7 +9,7 @@ use super::Console;
 use super::api::Refusal;
 use super::fields::{Input, entered, inputs, take_fault};
 use super::form::{Form, segment};
-use super::format::{Pill, When, count, pretty_text, short, span};
+use super::format::{Pill, When, count, pretty_text, prose, short, span};
 use super::frame::{Answer, Fail, Frame, page, rendered};
 use super::gate::Who;
 use super::overview::{why, words};

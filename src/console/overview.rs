@@ -5,7 +5,7 @@ use axum::extract::{Extension, State};
 
 use super::Console;
 use super::chart::Bars;
-use super::format::{Pill, When, count, span};
+use super::format::{Pill, When, count, minute, prose, span};
 use super::frame::{Answer, Frame, page as rendered};
 use super::gate::Who;
 use super::views::{Alert, AlertEndpoint, Books, BooksRow, Integration, Listed, Rejected};
@@ -28,6 +28,34 @@ struct Page {
     rows: Vec<Row>,
     chart: Bars,
     balanced: bool,
+    lately: Lately,
+}
+
+/// What the figures kept in memory are of.
+struct Lately {
+    /// Over a column: "last hour", or "since 20:01 UTC" while the process is younger than that.
+    column: String,
+    /// In a sentence: "in the last hour" …
+    sentence: String,
+    /// It is since the start only.
+    since: Option<String>,
+}
+
+impl Lately {
+    fn of(since_ms: Option<Millis>) -> Self {
+        match since_ms.map(minute) {
+            None => Self {
+                column: "last hour".to_owned(),
+                sentence: "in the last hour".to_owned(),
+                since: None,
+            },
+            Some(since) => Self {
+                column: format!("since {since}"),
+                sentence: format!("since {since}, when this gateway started"),
+                since: Some(since),
+            },
+        }
+    }
 }
 
 /// Something to look at, and where.
@@ -103,8 +131,10 @@ pub(super) async fn page(State(console): State<Console>, Extension(who): Extensi
     let endpoints: Listed<AlertEndpoint> = api.get(&who.actor, "/alerts?limit=100").await?;
     attention.extend(silence(&firing.data));
     attention.extend(endpoints.data.iter().filter_map(deaf));
+    let lately = Lately::of(console.0.sampler.since());
     let chart = Bars::by_minute(
         "Events accepted",
+        &lately.sentence,
         &console.0.sampler.accepted_by_minute(now_ms),
     );
     Ok(rendered(&Page {
@@ -113,6 +143,7 @@ pub(super) async fn page(State(console): State<Console>, Extension(who): Extensi
         rows,
         chart,
         balanced: books.balanced,
+        lately,
     }))
 }
 
@@ -264,5 +295,26 @@ fn seconds(seconds: f64) -> String {
         format!("{:.0} ms", seconds * 1000.0)
     } else {
         format!("{seconds:.1} s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_restart_the_figures_say_since_when_they_count() {
+        let young = Lately::of(Some(1_795_183_407_412));
+        assert_eq!(young.column, "since 14:03 UTC");
+        assert_eq!(young.since.as_deref(), Some("14:03 UTC"));
+        let chart = Bars::by_minute("Events accepted", &young.sentence, &[0, 3]);
+        let chart = chart.render().unwrap();
+        assert!(
+            chart.contains("3 since 14:03 UTC, when this gateway started, at most 3 a minute"),
+            "{chart}"
+        );
+        assert!(!chart.contains("last hour"), "{chart}");
+        let old = Lately::of(None);
+        assert_eq!((old.column.as_str(), old.since), ("last hour", None));
     }
 }

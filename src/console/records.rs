@@ -6,7 +6,7 @@ use axum::http::Uri;
 
 use super::Console;
 use super::form::{Filter, Form, query_of};
-use super::format::{Pill, When, count, pretty};
+use super::format::{Pill, When, count, pretty, prose};
 use super::frame::{Answer, Frame, page};
 use super::gate::Who;
 use super::overview::words;

@@ -111,7 +111,14 @@ impl Sampler {
         minutes
     }
 
-    /// An integration over the last hour, or since the start if that is nearer.
+    /// Since when there are samples, while that is less than the hour they are kept for.
+    pub(super) fn since(&self) -> Option<Millis> {
+        let samples = self.0.lock();
+        let first = samples.front().map(|sample| sample.at_ms);
+        first.filter(|_| samples.len() < KEPT)
+    }
+
+    /// An integration over the last hour, or since the start if that is nearer (see [`Self::since`]).
     pub(super) fn lately(&self, integration: &str) -> Lately {
         let samples = self.0.lock();
         let (Some(first), Some(last)) = (samples.front(), samples.back()) else {
@@ -199,7 +206,20 @@ fn quantile(before: &[(f64, u64)], after: &[(f64, u64)], share: f64) -> Option<f
 
 #[cfg(test)]
 mod tests {
-    use super::{Sample, Sampler, delivery_buckets, quantile};
+    use super::{KEPT, Sample, Sampler, delivery_buckets, quantile};
+
+    #[test]
+    fn figures_say_since_when_until_they_are_of_a_whole_hour() {
+        let sampler = Sampler::default();
+        assert_eq!(sampler.since(), None);
+        for tick in 0..KEPT + 1 {
+            assert_eq!(sampler.since(), (1..KEPT).contains(&tick).then_some(7_000));
+            sampler.push(Sample {
+                at_ms: 7_000 + i64::try_from(tick).unwrap() * 10_000,
+                ..Sample::default()
+            });
+        }
+    }
 
     #[test]
     fn the_metrics_text_gives_buckets_and_they_give_the_quantile() {

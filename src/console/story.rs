@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Redirect};
 use super::Console;
 use super::api::Refusal;
 use super::form::{Form, query_of, segment};
-use super::format::{Pill, When, pretty, span};
+use super::format::{Pill, When, pretty, prose, span};
 use super::frame::{Answer, Frame, page as made, rendered};
 use super::gate::Who;
 use super::overview::words;
@@ -67,6 +67,13 @@ struct RequestPart {
     body: String,
     fields: Vec<FieldRow>,
     left_out: Vec<LeftOut>,
+}
+
+impl RequestPart {
+    /// A request the blueprint refused has fields, and where they come from, but nothing in them.
+    fn has_values(&self) -> bool {
+        self.fields.iter().any(|field| !field.value.is_empty())
+    }
 }
 
 struct FieldRow {

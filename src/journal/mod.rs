@@ -307,6 +307,15 @@ impl Journal {
             .await
     }
 
+    /// The parked record of this number, if it is parked.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub async fn parked_at(&self, feed: &str, seq: Seq) -> Result<Option<Parked>, JournalError> {
+        let feed = feed.to_owned();
+        self.query(move |reader| reader.parked_at(&feed, seq)).await
+    }
+
     /// What the feed remembers under these keys; nothing for those it never had or may have forgotten.
     ///
     /// # Errors
@@ -370,7 +379,7 @@ impl Journal {
         per_second: f64,
     ) -> Result<u64, JournalError> {
         let counted = filter.clone();
-        let (_, up_to_id) = self
+        let (_, (mut first, last)) = self
             .query(move |reader| reader.dead_count(&counted))
             .await?;
         let start_ms = self.handle.clock.now_ms();
@@ -382,7 +391,7 @@ impl Journal {
         let mut total = 0;
         loop {
             let (replay, filter) = (replay.to_owned(), filter.clone());
-            let moved = self
+            let (moved, upto) = self
                 .control(move |committer| {
                     let due =
                         |i: u64| start_ms.saturating_add(((total + i) as f64 * step_ms) as i64);
@@ -390,7 +399,7 @@ impl Journal {
                         &replay,
                         store::Those {
                             filter: &filter,
-                            up_to_id,
+                            ids: (first, last),
                             limit: REPLAY_STEP,
                         },
                         start_ms,
@@ -398,10 +407,12 @@ impl Journal {
                         &committer.labeller(),
                     )?;
                     committer.moved(&moved, -1);
-                    Ok(moved.reasons.values().sum::<u64>())
+                    Ok((moved.reasons.values().sum::<u64>(), moved.last_id))
                 })
                 .await?;
             total += moved;
+            // The next step does not look again at what lies between those this one took.
+            first = upto.saturating_add(1);
             if moved < REPLAY_STEP as u64 {
                 return Ok(total);
             }
@@ -537,15 +548,14 @@ impl Journal {
         Ok(block.map_or(0, |block| (block.first + block.n).min(end)))
     }
 
-    /// Numbers of the records with this fingerprint still remembered.
+    /// Numbers of the records still remembered with one of these fingerprints, lowest first.
     ///
     /// # Errors
     /// The store could not be read.
-    pub async fn find(&self, fingerprint: u64) -> Result<Vec<Seq>, JournalError> {
+    pub async fn find(&self, fingerprints: Vec<u64>) -> Result<Vec<Seq>, JournalError> {
         let end = *self.handle.shared.end.borrow();
-        let mut found = self
-            .query(move |reader| reader.find(fingerprint.max(1)))
-            .await?;
+        let wanted: Vec<u64> = fingerprints.into_iter().map(|one| one.max(1)).collect();
+        let mut found = self.query(move |reader| reader.find(&wanted)).await?;
         found.retain(|seq| *seq < end);
         Ok(found)
     }

@@ -292,7 +292,7 @@ pub enum JournalError {
 }
 
 /// Which dead letters are meant.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadFilter {
     /// Of this feed.
     pub feed: Option<String>,
@@ -302,6 +302,8 @@ pub struct DeadFilter {
     pub since_ms: Option<Millis>,
     /// Given up before.
     pub until_ms: Option<Millis>,
+    /// Of the record with this number.
+    pub seq: Option<Seq>,
     /// These ids only.
     pub ids: Option<Vec<i64>>,
 }

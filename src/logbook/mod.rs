@@ -17,6 +17,7 @@ use crate::metrics;
 
 mod query;
 mod store;
+mod tide;
 
 pub use query::{AttemptFilter, AttemptRow, RejectedFilter, RejectedRow};
 
@@ -504,6 +505,80 @@ mod tests {
         assert_eq!(log.attempt_by_id(99).await.unwrap(), None);
         log.close().await;
         log.attempt(attempt(vec![1], "delivered", Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn what_came_since_a_moment_is_found_with_every_other_filter_page_by_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(&dir, Options::default());
+        let mut all = Vec::new();
+        for n in 0..600_i64 {
+            // Some took long, and once the clock was set back.
+            let at_ms = 50_000 + n * 300 - (n % 7) * 1_000 - if n > 400 { 30_000 } else { 0 };
+            let (integration, verdict) = (n % 2, ["delivered", "retry", "reject"][n as usize % 3]);
+            let mut one = attempt(vec![n.unsigned_abs() / 4], verdict, Vec::new());
+            one.integration = format!("int_{integration}");
+            one.at_ms = at_ms;
+            log.attempt(one);
+            let code = ["missing_event", "too_large"][n as usize % 2];
+            log.rejected(Rejected {
+                at_ms,
+                source: format!("src_{}", n % 3),
+                index: 0,
+                code,
+                message: "no".into(),
+                body: Bytes::from_static(b"{}"),
+            });
+            all.push((n + 1, at_ms, format!("int_{integration}"), verdict, code));
+        }
+        log.flush().await;
+        for since_ms in [0, 50_000, 51_234, 120_000, 170_001, 199_999, 300_000] {
+            for (integration, verdict, seq) in [
+                (None, None, None),
+                (Some("int_1"), None, None),
+                (None, Some("reject"), None),
+                (Some("int_0"), Some("retry"), None),
+                (None, None, Some(77)),
+                (Some("int_1"), Some("delivered"), Some(99)),
+            ] {
+                let filter = AttemptFilter {
+                    integration: integration.map(str::to_owned),
+                    verdict: verdict.map(str::to_owned),
+                    seq,
+                    since_ms: Some(since_ms),
+                };
+                let wanted: Vec<i64> = all
+                    .iter()
+                    .rev()
+                    .filter(|row| row.1 >= since_ms)
+                    .filter(|row| integration.is_none_or(|wanted| row.2 == wanted))
+                    .filter(|row| verdict.is_none_or(|wanted| row.3 == wanted))
+                    .filter(|row| seq.is_none_or(|wanted| (row.0 - 1).unsigned_abs() / 4 == wanted))
+                    .map(|row| row.0)
+                    .collect();
+                let (mut found, mut before) = (Vec::new(), None);
+                loop {
+                    let page = log.attempts(filter.clone(), before, 37).await.unwrap();
+                    let Some(last) = page.last() else { break };
+                    before = Some(last.id);
+                    found.extend(page.iter().map(|row| row.id));
+                }
+                assert_eq!(found, wanted, "{filter:?}");
+            }
+            let filter = RejectedFilter {
+                source: Some("src_1".into()),
+                code: Some("too_large".into()),
+                since_ms: Some(since_ms),
+            };
+            let found = log.rejections(filter, None, 1_000).await.unwrap();
+            let wanted = all
+                .iter()
+                .rev()
+                .filter(|row| row.1 >= since_ms && (row.0 - 1) % 3 == 1 && row.4 == "too_large");
+            let wanted: Vec<i64> = wanted.map(|row| row.0).collect();
+            let found: Vec<i64> = found.iter().map(|row| row.id).collect();
+            assert_eq!(found, wanted, "{since_ms}");
+        }
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 
-use super::store;
+use super::{store, tide};
 use crate::clock::Millis;
 
 /// Which attempts are meant. Empty: all.
@@ -94,6 +94,18 @@ const ATTEMPT_COLUMNS: &str = "id, integration, request, at_ms, took_ms, attempt
 /// Most numbers an attempt spans before it counts as wide.
 const SPAN: i64 = 8_192;
 
+macro_rules! enclosing {
+    ($table:literal) => {
+        concat!(
+            "id in (select id from ",
+            $table,
+            " where last_seq >= ? and last_seq <= ? and first_seq <= ? union all select id from ",
+            $table,
+            " where last_seq - first_seq > 8192 and last_seq >= ? and first_seq <= ?)"
+        )
+    };
+}
+
 /// Conditions joined by `and`, and their arguments.
 #[derive(Default)]
 struct Wanted {
@@ -109,16 +121,30 @@ impl Wanted {
         }
     }
 
-    /// Attempts whose first and last record enclose `seq`. Most span little, so only those that end soon after it are
-    /// looked at; the few that span more have an index of their own (its condition stands in the schema too).
-    fn and_enclosing(&mut self, seq: i64) {
-        self.conditions.push(
-            "id in (select id from attempt where last_seq >= ? and last_seq <= ? and first_seq <= ? \
-             union all select id from attempt where last_seq - first_seq > 8192 and last_seq >= ? and first_seq <= ?)",
-        );
+    /// Rows of `table` whose first and last record enclose `seq`. Most span little, so only those that end soon after it
+    /// are looked at; the few that span more have an index of their own (its condition stands in the schema too).
+    fn and_enclosing(&mut self, table: &'static str, seq: i64) {
+        self.conditions.push(match table {
+            "skip" => enclosing!("skip"),
+            _ => enclosing!("attempt"),
+        });
         let soon = seq.saturating_add(SPAN);
         self.arguments
             .extend([seq, soon, seq, seq, seq].map(Value::Integer));
+    }
+
+    /// Rows of `since_ms` or later. Those that surely are not, by their number, are not looked at.
+    fn and_since(
+        &mut self,
+        connection: &Connection,
+        table: &'static str,
+        since_ms: Option<Millis>,
+    ) -> rusqlite::Result<()> {
+        if let Some(since_ms) = since_ms {
+            self.and("id > ?", Some(tide::behind(connection, table, since_ms)?));
+            self.and("at_ms >= ?", Some(since_ms));
+        }
+        Ok(())
     }
 
     fn text(&self) -> String {
@@ -140,8 +166,9 @@ pub(super) fn attempts(
     wanted.and("integration = ?", filter.integration.clone());
     wanted.and("verdict = ?", filter.verdict.clone());
     wanted.and("id < ?", before_id);
+    wanted.and_since(connection, "attempt", filter.since_ms)?;
     if let Some(seq) = filter.seq {
-        wanted.and_enclosing(i64::try_from(seq).unwrap_or(i64::MAX));
+        wanted.and_enclosing("attempt", i64::try_from(seq).unwrap_or(i64::MAX));
     }
     let mut statement = connection.prepare_cached(&format!(
         "select {ATTEMPT_COLUMNS} from attempt where {} order by id desc",
@@ -153,11 +180,6 @@ pub(super) fn attempts(
         && let Some(row) = rows.next()?
     {
         let attempt = read_attempt(row)?;
-        match since(filter.since_ms, attempt.at_ms) {
-            Since::Within => {}
-            Since::Before => continue,
-            Since::LongBefore => break,
-        }
         // First and last enclose it; the runs say whether it was really in.
         let holds = filter.seq.is_none_or(|seq| {
             let within = |run: &(u64, u64)| (run.0..=run.1).contains(&seq);
@@ -168,24 +190,6 @@ pub(super) fn attempts(
         }
     }
     Ok(found)
-}
-
-/// Where a row stands to the time asked for.
-enum Since {
-    Within,
-    Before,
-    LongBefore,
-}
-
-/// Rows are numbered in the order they were written, which is that of their times but for how long a request takes: far
-/// enough behind, none can be younger, and nothing further need be looked at.
-fn since(wanted_ms: Option<Millis>, at_ms: Millis) -> Since {
-    const SLACK_MS: Millis = 3_600_000;
-    match wanted_ms {
-        Some(wanted_ms) if at_ms < wanted_ms.saturating_sub(SLACK_MS) => Since::LongBefore,
-        Some(wanted_ms) if at_ms < wanted_ms => Since::Before,
-        _ => Since::Within,
-    }
 }
 
 /// Several attempts by id, with their bodies; those not kept any more are left out.
@@ -220,6 +224,7 @@ pub(super) fn rejections(
     wanted.and("source = ?", filter.source.clone());
     wanted.and("code = ?", filter.code.clone());
     wanted.and("id < ?", before_id);
+    wanted.and_since(connection, "rejected", filter.since_ms)?;
     let mut statement = connection.prepare_cached(&format!(
         "select id, at_ms, source, place, code, message, body from rejected where {} order by id desc",
         wanted.text()
@@ -229,20 +234,15 @@ pub(super) fn rejections(
     while found.len() < limit
         && let Some(row) = rows.next()?
     {
-        let at_ms = row.get(1)?;
-        match since(filter.since_ms, at_ms) {
-            Since::Within => found.push(RejectedRow {
-                id: row.get(0)?,
-                at_ms,
-                source: row.get(2)?,
-                index: row.get(3)?,
-                code: row.get(4)?,
-                message: row.get(5)?,
-                body: row.get(6)?,
-            }),
-            Since::Before => {}
-            Since::LongBefore => break,
-        }
+        found.push(RejectedRow {
+            id: row.get(0)?,
+            at_ms: row.get(1)?,
+            source: row.get(2)?,
+            index: row.get(3)?,
+            code: row.get(4)?,
+            message: row.get(5)?,
+            body: row.get(6)?,
+        });
     }
     Ok(found)
 }
@@ -254,11 +254,14 @@ pub(super) fn skip_of(
     seq: u64,
 ) -> rusqlite::Result<Option<(String, Millis)>> {
     let number = i64::try_from(seq).unwrap_or(i64::MAX);
-    let mut statement = connection.prepare_cached(
-        "select reason, at_ms, seqs from skip where last_seq >= ?1 and first_seq <= ?1 and integration = ?2
-         order by id desc",
-    )?;
-    let mut rows = statement.query(rusqlite::params![number, integration])?;
+    let mut wanted = Wanted::default();
+    wanted.and("integration = ?", Some(integration.to_owned()));
+    wanted.and_enclosing("skip", number);
+    let mut statement = connection.prepare_cached(&format!(
+        "select reason, at_ms, seqs from skip where {} order by id desc",
+        wanted.text()
+    ))?;
+    let mut rows = statement.query(params_from_iter(wanted.arguments))?;
     while let Some(row) = rows.next()? {
         let runs = store::unpack(&row.get::<_, Vec<u8>>(2)?);
         if runs.iter().any(|run| (run.0..=run.1).contains(&seq)) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, params};
 
+use super::tide::{self, Tide};
 use super::{Attempt, Entry, LogbookError, Options, Rejected, Skipped};
 use crate::clock::{Millis, SharedClock};
 
@@ -42,8 +43,10 @@ create table if not exists skip(
   id integer primary key autoincrement, integration text not null, at_ms integer not null, reason text not null,
   first_seq integer not null, last_seq integer not null, bytes integer not null, seqs blob not null);
 create index if not exists skip_by_seq on skip(last_seq, first_seq);
+create index if not exists skip_wide on skip(last_seq, first_seq) where last_seq - first_seq > 8192;
 create index if not exists rejected_by_source on rejected(source, id);
 create index if not exists rejected_by_code on rejected(code, id);
+create index if not exists rejected_by_both on rejected(source, code, id);
 ";
 
 /// What the rows take. Each table has its own share, so that many attempts do not push out the rejections.
@@ -60,7 +63,15 @@ pub(super) struct Store {
     path: PathBuf,
     options: Options,
     bytes: Bytes,
+    tides: Tides,
     trimmed_at_ms: Millis,
+}
+
+/// How far the tables that are asked by time have come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tides {
+    attempts: Tide,
+    rejected: Tide,
 }
 
 impl Store {
@@ -70,7 +81,7 @@ impl Store {
             path: path.display().to_string(),
             cause: cause.to_string(),
         };
-        let (connection, bytes) = match prepare(path) {
+        let (connection, bytes, tides) = match prepare(path) {
             Ok(opened) => opened,
             // Refused by the system, not damaged: renaming would take away a good file, or a directory.
             Err(error) if refused(&error) => return Err(failed(error)),
@@ -84,6 +95,7 @@ impl Store {
             path: path.to_owned(),
             options: options.clone(),
             bytes,
+            tides,
             trimmed_at_ms: 0,
         })
     }
@@ -134,11 +146,22 @@ impl Store {
     fn write(&mut self, entries: &[Entry]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
         let mut bytes = self.bytes;
+        let mut tides = self.tides;
         for entry in entries {
             match entry {
-                Entry::Attempt(attempt) => bytes.attempts += insert_attempt(&transaction, attempt)?,
+                Entry::Attempt(attempt) => {
+                    bytes.attempts += insert_attempt(&transaction, attempt)?;
+                    let id = transaction.last_insert_rowid();
+                    tides
+                        .attempts
+                        .wrote(&transaction, "attempt", id, attempt.at_ms)?;
+                }
                 Entry::Rejected(rejected) => {
                     bytes.rejected += insert_rejected(&transaction, rejected)?;
+                    let id = transaction.last_insert_rowid();
+                    tides
+                        .rejected
+                        .wrote(&transaction, "rejected", id, rejected.at_ms)?;
                 }
                 Entry::Skipped(skipped) => bytes.skips += insert_skipped(&transaction, skipped)?,
                 Entry::Flush(_) => {}
@@ -146,6 +169,7 @@ impl Store {
         }
         transaction.commit()?;
         self.bytes = bytes;
+        self.tides = tides;
         Ok(())
     }
 
@@ -164,6 +188,8 @@ impl Store {
             || kept.skips < before.skips;
         self.bytes = kept;
         if freed {
+            tide::trim(&self.connection, "attempt")?;
+            tide::trim(&self.connection, "rejected")?;
             self.connection
                 .execute_batch("pragma incremental_vacuum(4096)")?;
         }
@@ -237,9 +263,10 @@ impl Store {
         }
         set_aside(&self.path, error);
         match prepare(&self.path) {
-            Ok((connection, bytes)) => {
+            Ok((connection, bytes, tides)) => {
                 self.connection = connection;
                 self.bytes = bytes;
+                self.tides = tides;
             }
             Err(error) => {
                 tracing::error!(path = %self.path.display(), %error, "no new log can be made");
@@ -248,7 +275,7 @@ impl Store {
     }
 }
 
-fn prepare(path: &Path) -> rusqlite::Result<(Connection, Bytes)> {
+fn prepare(path: &Path) -> rusqlite::Result<(Connection, Bytes, Tides)> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.execute_batch(
@@ -262,6 +289,7 @@ fn prepare(path: &Path) -> rusqlite::Result<(Connection, Bytes)> {
         )));
     }
     connection.execute_batch(SCHEMA)?;
+    connection.execute_batch(tide::SCHEMA)?;
     connection.pragma_update(None, "user_version", FORMAT)?;
     let taken = |table: &str| -> rusqlite::Result<u64> {
         let sum = format!("select coalesce(sum(bytes), 0) from {table}");
@@ -273,7 +301,11 @@ fn prepare(path: &Path) -> rusqlite::Result<(Connection, Bytes)> {
         rejected: taken("rejected")?,
         skips: taken("skip")?,
     };
-    Ok((connection, bytes))
+    let tides = Tides {
+        attempts: Tide::load(&connection, "attempt")?,
+        rejected: Tide::load(&connection, "rejected")?,
+    };
+    Ok((connection, bytes, tides))
 }
 
 /// True when the system would not let us at the file.

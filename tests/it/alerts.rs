@@ -273,6 +273,63 @@ async fn an_alert_survives_kill_nine_is_told_once_and_verifies_with_the_official
     stop.cancel();
 }
 
+/// A source that stops posting is told of once, over a restart too, and again when it posts: through the front door.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_source_is_told_of_once_over_a_restart_and_is_over_when_it_posts() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut receiver = Receiver::start().await;
+    let egress = receiver.addr.to_string();
+    let gateway = Process::start(dir.path(), &egress);
+    let endpoint = json!({
+        "url": format!("http://{}/hook", receiver.addr),
+        "rules": { "source_silent": { "above_s": 2 } },
+        "resolve_after_s": 0,
+    });
+    admin(&gateway, "PUT", "alerts/ops", endpoint).await;
+    let spec = json!({ "name": "shop" });
+    let source = admin(&gateway, "POST", "sources", spec).await;
+    let key = source["write_key"].as_str().expect("a key").to_owned();
+
+    post(&gateway, &key).await;
+    let firing = receiver.next().await.json();
+    assert_eq!(firing["type"], "alert.firing");
+    let data = &firing["data"];
+    assert_eq!(data["rule"], "source_silent", "{firing}");
+    assert_eq!(data["source"]["name"], "shop", "{firing}");
+    told(&gateway, &data["alert"]).await;
+    gateway.terminate();
+    assert!(gateway.wait(Duration::from_secs(10)).success());
+
+    // It has been silent ever since, and nobody is told of that again: what comes next is its end.
+    let gateway = Process::start(dir.path(), &egress);
+    let open = admin(&gateway, "GET", "alerts/state?endpoint=ops", Value::Null).await;
+    assert_eq!(open["data"][0]["state"], "firing", "{open}");
+    let resolved = loop {
+        post(&gateway, &key).await;
+        let soon = Duration::from_millis(200);
+        if let Ok(next) = tokio::time::timeout(soon, receiver.arrived.recv()).await {
+            break next.expect("open").json();
+        }
+    };
+    assert_eq!(resolved["type"], "alert.resolved", "{resolved}");
+    assert_eq!(resolved["data"]["alert"], data["alert"]);
+    gateway.terminate();
+    assert!(gateway.wait(Duration::from_secs(10)).success());
+}
+
+async fn post(gateway: &Process, key: &str) {
+    let event = json!({ "userId": "u-1", "event": "Order Completed" });
+    let reply = client()
+        .post(format!("http://{}/v1/track", gateway.ingest))
+        .basic_auth(key, Some(""))
+        .header("content-type", "application/json")
+        .body(event.to_string())
+        .send()
+        .await
+        .expect("ingest answers");
+    assert_eq!(reply.status(), 200);
+}
+
 #[test]
 fn the_documented_receivers_are_the_ones_that_are_run() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

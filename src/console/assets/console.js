@@ -29,6 +29,15 @@ for (const choice of document.querySelectorAll('[data-fill]')) {
 const here = document.querySelector('.side [aria-current]');
 if (here) here.closest('.side').scrollLeft = here.offsetLeft - here.closest('.side').clientWidth / 3;
 
+// Esc closes what was opened last around the place one is at, and goes back to what opened it.
+document.addEventListener('keydown', (event) => {
+  if (event.key !== 'Escape') return;
+  const open = event.target.closest?.('details[open]');
+  if (!open) return;
+  open.open = false;
+  open.querySelector('summary').focus();
+});
+
 const refreshed = document.querySelector('[data-refresh]');
 if (refreshed) {
   setTimeout(() => location.reload(), Number(refreshed.dataset.refresh) * 1000);

@@ -138,7 +138,10 @@ fn keeps_what_was_committed(open: Open<'_>) {
         store.seen(&mut |row| rows.push(row)).unwrap();
         assert_eq!(rows, vec![seen(0, &[1, 2]), seen(2, &[u64::MAX, 4])]);
     }
-    assert_eq!(store.reader().unwrap().find(u64::MAX).unwrap(), vec![2]);
+    assert_eq!(
+        store.reader().unwrap().find(&[u64::MAX, 12_345]).unwrap(),
+        vec![2]
+    );
 }
 
 fn reads_from_any_position(open: Open<'_>) {
@@ -246,7 +249,7 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
     };
     store.commit(&change).unwrap();
     let mut reader = store.reader().unwrap();
-    let (count, last) = reader.dead_count(&everything()).unwrap();
+    let (count, (first, last)) = reader.dead_count(&everything()).unwrap();
     assert_eq!(count, 3);
     let none = DeadFilter {
         reason: Some("other".into()),
@@ -265,7 +268,7 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
     for expected in [1, 1, 0] {
         let those = Those {
             filter: &everything(),
-            up_to_id: last,
+            ids: (first, last),
             limit: 1,
         };
         let moved = store.replay("r", those, 7, &due, &|_| None).unwrap();

@@ -215,6 +215,8 @@ pub struct Moved {
     pub reasons: BTreeMap<(String, String), u64>,
     /// What that changed of the tallies by label.
     pub labels: LabelChange,
+    /// The highest id among them.
+    pub last_id: i64,
 }
 
 /// Tells the label a record was counted under.
@@ -258,8 +260,8 @@ pub struct TrimRule {
 pub struct Those<'a> {
     /// What they have in common.
     pub filter: &'a DeadFilter,
-    /// None that came later than this one.
-    pub up_to_id: i64,
+    /// Only these.
+    pub ids: (i64, i64),
     /// So many at most.
     pub limit: usize,
 }
@@ -400,6 +402,11 @@ pub trait Reader: Send {
         due_ms: Millis,
         limit: usize,
     ) -> Result<Vec<Parked>, StoreError>;
+    /// The parked record of this number, if it is parked.
+    ///
+    /// # Errors
+    /// The engine could not read.
+    fn parked_at(&mut self, feed: &str, seq: Seq) -> Result<Option<Parked>, StoreError>;
     /// The marks of a feed under these keys, as far as there are any.
     ///
     /// # Errors
@@ -425,16 +432,16 @@ pub trait Reader: Send {
         after_id: Option<i64>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
-    /// How many there are, and the highest id.
+    /// How many there are, and the lowest and the highest id.
     ///
     /// # Errors
     /// The engine could not read.
-    fn dead_count(&mut self, filter: &DeadFilter) -> Result<(u64, i64), StoreError>;
-    /// Numbers of the records with this fingerprint.
+    fn dead_count(&mut self, filter: &DeadFilter) -> Result<(u64, (i64, i64)), StoreError>;
+    /// Numbers of the records with one of these fingerprints: all that are remembered are looked at, once.
     ///
     /// # Errors
     /// The engine could not read.
-    fn find(&mut self, fingerprint: u64) -> Result<Vec<Seq>, StoreError>;
+    fn find(&mut self, fingerprints: &[u64]) -> Result<Vec<Seq>, StoreError>;
     /// Ranges of records whose blocks were set aside.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ async fn appends_settles_and_remembers_across_a_restart() {
     assert_eq!(bytes, expected);
     let answer = journal.append(records(0..12)).await.unwrap();
     assert_eq!((answer.stored, answer.duplicates), (0, 12));
-    assert_eq!(journal.find(4).await.unwrap(), vec![3]);
+    assert_eq!(journal.find(vec![4]).await.unwrap(), vec![3]);
     assert_eq!(
         journal.get(11).await.unwrap().unwrap().bytes,
         record(11).bytes

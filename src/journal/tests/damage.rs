@@ -127,7 +127,7 @@ fn refuses_what_it_does_not_know_and_leaves_it_alone() {
     std::fs::write(&path, &bytes).unwrap();
     let text = refused(dir.path());
     assert!(
-        text.contains("format 9") && text.contains("reads up to 4"),
+        text.contains("format 9") && text.contains("reads up to 5"),
         "{text}"
     );
     assert_eq!(std::fs::read(&path).unwrap(), bytes);

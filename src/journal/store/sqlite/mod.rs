@@ -5,6 +5,7 @@
 //! The newest block is never trimmed: it carries the running totals.
 
 mod labels;
+mod letters;
 mod open;
 mod read;
 mod write;
@@ -25,7 +26,7 @@ pub use read::SqliteReader;
 /// The file in the data directory.
 pub const FILE: &str = "journal.db";
 /// Newest format this version reads and writes.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// A journal in SQLite.
 #[derive(Debug)]

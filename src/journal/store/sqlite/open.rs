@@ -70,6 +70,9 @@ CREATE TABLE label_tally(
     feed TEXT NOT NULL, label TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT NOT NULL, n INTEGER NOT NULL,
     PRIMARY KEY(feed, label, outcome, reason)) WITHOUT ROWID;
 ",
+    "
+CREATE INDEX dead_letter_cause ON dead_letter(feed, reason, id, at_ms);
+",
 ];
 
 pub(super) fn open(dir: &Path, new_key: [u8; 16]) -> Result<SqliteStore, OpenError> {

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
-use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::letters::{self, Share};
 use super::{open, seq, sort, sql};
 use crate::clock::Millis;
 use crate::journal::feed::{FeedState, decode_parts, decode_runs};
@@ -259,34 +259,6 @@ pub(super) fn rows<T>(
         .map_err(|error| sort(&error))
 }
 
-/// The condition a filter makes, and its values.
-pub(super) fn condition(filter: &DeadFilter) -> (String, Vec<Value>) {
-    let mut terms = vec!["1".to_owned()];
-    let mut values = Vec::new();
-    let mut add = |term: &str, value: Value| {
-        values.push(value);
-        terms.push(term.replace('?', &format!("?{}", values.len())));
-    };
-    if let Some(feed) = &filter.feed {
-        add("feed = ?", feed.clone().into());
-    }
-    if let Some(reason) = &filter.reason {
-        add("reason = ?", reason.clone().into());
-    }
-    if let Some(since) = filter.since_ms {
-        add("at_ms >= ?", since.into());
-    }
-    if let Some(until) = filter.until_ms {
-        add("at_ms < ?", until.into());
-    }
-    if let Some(ids) = &filter.ids {
-        // Numbers only: safe to write out, and not bound by SQLite's limit of parameters.
-        let list: Vec<_> = ids.iter().map(i64::to_string).collect();
-        terms.push(format!("id IN ({})", list.join(",")));
-    }
-    (terms.join(" AND "), values)
-}
-
 const PARKED: &str = "feed, seq, due_ms, since_ms, attempts, reason, replay, record, parts_done";
 
 fn parked_row(row: &Row<'_>) -> rusqlite::Result<Parked> {
@@ -300,24 +272,6 @@ fn parked_row(row: &Row<'_>) -> rusqlite::Result<Parked> {
         replay: row.get(6)?,
         record: Bytes::from(row.get::<_, Vec<u8>>(7)?),
         parts_done: seq(row, 8)?,
-    })
-}
-
-fn dead_row(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
-    Ok(DeadLetter {
-        id: row.get(0)?,
-        feed: row.get(1)?,
-        seq: seq(row, 2)?,
-        at_ms: row.get(3)?,
-        reason: row.get(4)?,
-        detail: row.get(5)?,
-        attempts: row.get(6)?,
-        status: row.get(7)?,
-        answer: row.get(8)?,
-        record: row
-            .get::<_, Option<Vec<u8>>>(9)?
-            .map_or_else(Bytes::new, Bytes::from),
-        parts_done: seq(row, 10)?,
     })
 }
 
@@ -453,6 +407,16 @@ impl Reader for SqliteReader {
         )
     }
 
+    fn parked_at(&mut self, feed: &str, seq: Seq) -> Result<Option<Parked>, StoreError> {
+        let found = rows(
+            &self.connection,
+            &format!("SELECT {PARKED} FROM parked WHERE feed = ?1 AND seq = ?2"),
+            params![feed, sql(seq)],
+            parked_row,
+        )?;
+        Ok(found.into_iter().next())
+    }
+
     fn marks(&mut self, feed: &str, keys: &[u128]) -> Result<Vec<Mark>, StoreError> {
         let mut statement = self
             .connection
@@ -507,46 +471,41 @@ impl Reader for SqliteReader {
         after_id: Option<i64>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        let (condition, mut values) = condition(filter);
-        values.push(after_id.unwrap_or(i64::MIN).into());
-        values.push(sql(limit as u64).into());
-        let n = values.len();
+        let share = Share {
+            ids: after_id.map_or(i64::MIN, |id| id.saturating_add(1))..=i64::MAX,
+            limit,
+            whole: false,
+        };
+        letters::chosen(&self.connection, filter, &share)
+            .and_then(|ids| letters::read(&self.connection, &ids))
+            .map_err(|error| sort(&error))
+    }
+
+    fn dead_count(&mut self, filter: &DeadFilter) -> Result<(u64, (i64, i64)), StoreError> {
+        letters::count(&self.connection, filter).map_err(|error| sort(&error))
+    }
+
+    fn find(&mut self, fingerprints: &[u64]) -> Result<Vec<Seq>, StoreError> {
         let mut statement = self
             .connection
-            .prepare(&format!(
-                "SELECT id, feed, seq, at_ms, reason, detail, attempts, status, answer, record, parts_done
-                 FROM dead_letter WHERE {condition} AND id > ?{} ORDER BY id LIMIT ?{n}",
-                n - 1
-            ))
+            .prepare_cached("SELECT first, ids FROM seen ORDER BY first")
             .map_err(|error| sort(&error))?;
-        statement
-            .query_map(params_from_iter(values), dead_row)
-            .and_then(Iterator::collect)
-            .map_err(|error| sort(&error))
-    }
-
-    fn dead_count(&mut self, filter: &DeadFilter) -> Result<(u64, i64), StoreError> {
-        let (condition, values) = condition(filter);
-        self.connection
-            .query_row(
-                &format!(
-                    "SELECT count(*), coalesce(max(id), 0) FROM dead_letter WHERE {condition}"
-                ),
-                params_from_iter(values),
-                |row| Ok((seq(row, 0)?, row.get(1)?)),
-            )
-            .map_err(|error| sort(&error))
-    }
-
-    fn find(&mut self, fingerprint: u64) -> Result<Vec<Seq>, StoreError> {
+        let mut rows = statement.query([]).map_err(|error| sort(&error))?;
         let mut found = Vec::new();
-        seen(&self.connection, &mut |row| {
-            for (at, id) in row.ids.iter().enumerate() {
-                if *id == fingerprint {
-                    found.push(row.first + at as u64);
-                }
-            }
-        })?;
+        while let Some(row) = rows.next().map_err(|error| sort(&error))? {
+            let first = seq(row, 0).map_err(|error| sort(&error))?;
+            let ids = row
+                .get_ref(1)
+                .map_err(|error| sort(&error))?
+                .as_blob()
+                .unwrap_or_default();
+            let known = (first..).zip(numbers(ids));
+            found.extend(
+                known
+                    .filter(|(_, id)| fingerprints.contains(id))
+                    .map(|(at, _)| at),
+            );
+        }
         Ok(found)
     }
 

@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use rusqlite::types::Value;
-use rusqlite::{
-    Connection, OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter,
-};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use super::letters::{self, Share};
 use super::read::{self, SqliteReader};
 use super::{SqliteStore, labels, open, seq, sort, sql};
 use crate::clock::Millis;
@@ -173,27 +171,19 @@ impl Store for SqliteStore {
         due_ms: &dyn Fn(u64) -> Millis,
         label: LabelOf<'_>,
     ) -> Result<Moved, StoreError> {
-        let (condition, values) = read::condition(those.filter);
-        let bounds = [
-            Value::from(those.up_to_id),
-            Value::from(sql(those.limit as u64)),
-        ];
-        let values = values.into_iter().chain(bounds);
-        let values: Vec<Value> = values.collect();
-        let n = values.len();
+        let share = Share {
+            ids: those.ids.0..=those.ids.1,
+            limit: those.limit,
+            whole: true,
+        };
         self.transact(0, |transaction| {
             let mut moved = Moved::default();
-            let chosen: Vec<(i64, String, String, Vec<u8>)> = transaction
-                .prepare(&format!(
-                    "SELECT id, feed, reason, record FROM dead_letter
-                     WHERE {condition} AND record IS NOT NULL AND id <= ?{} ORDER BY id LIMIT ?{n}",
-                    n - 1
-                ))?
-                .query_map(params_from_iter(values), |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-                })?
-                .collect::<Step<_>>()?;
-            for (i, (id, feed, reason, record)) in chosen.into_iter().enumerate() {
+            let chosen = letters::chosen(transaction, those.filter, &share)?;
+            moved.last_id = chosen.last().copied().unwrap_or(those.ids.1);
+            for (i, id) in chosen.into_iter().enumerate() {
+                let (feed, reason, record): (String, String, Vec<u8>) = transaction
+                    .prepare_cached("SELECT feed, reason, record FROM dead_letter WHERE id = ?1")?
+                    .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
                 transaction
                     .prepare_cached(
                         "INSERT INTO parked(feed, seq, due_ms, since_ms, attempts, reason, replay, accepted_ms,
