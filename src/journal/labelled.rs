@@ -134,6 +134,10 @@ impl Journal {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "lists of runs, often of one"
+)]
 mod tests {
     use std::path::Path;
 
