@@ -11,7 +11,7 @@ use super::page::{LIMIT_MAX, Page};
 use super::problem::{Problem, ProblemBody};
 use crate::event::decision::label::of_label;
 use crate::journal::Ledger;
-use crate::journal::labels::OVERFLOW;
+use crate::journal::labels::{OVERFLOW, Rest};
 
 /// The books of the integrations.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
@@ -81,6 +81,11 @@ pub(super) struct Part {
     flag: Option<String>,
     /// The key of the experiment, or of the rule that decided; null when none did.
     experiment: Option<String>,
+    /// Of `other_events`, what may stand among them besides: `earlier_decisions`, accepted by a version that did not count
+    /// by experiment; `open_decisions`, all that wait or were lost in a damaged block, until nothing waits and it is known
+    /// which were lost.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    also: Vec<&'static str>,
 }
 
 impl BooksRow {
@@ -116,7 +121,7 @@ impl Part {
             .collect()
     }
 
-    fn of(label: Option<&str>) -> Self {
+    fn of(label: Option<&str>, rest: Rest) -> Self {
         let (kind, flag, experiment) = match label {
             None => ("other_events", None, None),
             Some(OVERFLOW) => ("other_decisions", None, None),
@@ -129,6 +134,13 @@ impl Part {
             kind,
             flag: flag.map(str::to_owned),
             experiment: experiment.map(str::to_owned),
+            also: [
+                (rest.earlier, "earlier_decisions"),
+                (rest.unread, "open_decisions"),
+            ]
+            .into_iter()
+            .filter_map(|(holds, what)| holds.then_some(what))
+            .collect(),
         }
     }
 }
@@ -154,7 +166,7 @@ pub(super) async fn show(
             let rows = admin.journal().ledger_by_label().await?;
             rows.into_iter()
                 .map(|row| {
-                    let part = Part::of(row.label.as_deref());
+                    let part = Part::of(row.label.as_deref(), row.rest);
                     (Some(part), row.balanced, row.books)
                 })
                 .collect()

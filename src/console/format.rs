@@ -104,7 +104,7 @@ impl When {
     }
 }
 
-/// A sentence of the API for people: begins with a capital, what stands in backquotes is set as code, and times read as
+/// A sentence of the API for people: begins with a capital if it begins with a word, what stands in backquotes is set as code, and times read as
 /// elsewhere.
 #[derive(Template)]
 #[template(
@@ -131,7 +131,12 @@ pub(super) fn prose(text: &str) -> Prose {
         })
         .filter(|(_, piece)| !piece.is_empty())
         .collect();
+    // A path or a name at the beginning stays as it is.
     if let Some((false, first)) = parts.first_mut()
+        && first.split(' ').next().is_some_and(|word| {
+            word.chars()
+                .all(|c| c.is_ascii_alphabetic() || "',;:".contains(c))
+        })
         && let Some(letter) = first.get_mut(..1)
     {
         letter.make_ascii_uppercase();
@@ -255,6 +260,7 @@ mod tests {
         );
         assert_eq!(shown("it's one ` only"), "It&#39;s one ` only");
         assert_eq!(shown(""), "");
+        assert_eq!(shown("events.0.revenue: no"), "events.0.revenue: no");
         assert_eq!(minute(1_795_183_407_412), "14:03 UTC");
     }
 

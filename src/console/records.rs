@@ -144,7 +144,10 @@ pub(super) async fn ledger(
                             .unwrap_or_else(|| "no rule".to_owned()),
                     ),
                     "other_decisions" => ("further flags".to_owned(), "together".to_owned()),
-                    _ => ("no decision".to_owned(), "all other events".to_owned()),
+                    _ => {
+                        let also: String = part.also.iter().map(|also| others(also)).collect();
+                        ("no decision".to_owned(), format!("all other events{also}"))
+                    }
                 }),
                 name: books
                     .name
@@ -156,6 +159,17 @@ pub(super) async fn ledger(
             })
             .collect(),
     }))
+}
+
+/// What may stand among the other events besides.
+fn others(also: &str) -> &'static str {
+    match also {
+        "earlier_decisions" => ", and decisions from before the upgrade that counts them",
+        "open_decisions" => {
+            ", and decisions that wait or were lost in a damaged block, until nothing waits and it is known which"
+        }
+        _ => "",
+    }
 }
 
 fn reasons(reasons: &std::collections::BTreeMap<String, u64>) -> Vec<(String, u64)> {

@@ -183,6 +183,8 @@ pub(super) struct BooksPart {
     pub(super) kind: String,
     pub(super) flag: Option<String>,
     pub(super) experiment: Option<String>,
+    #[serde(default)]
+    pub(super) also: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

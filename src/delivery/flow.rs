@@ -273,6 +273,11 @@ impl Flow {
         }
     }
 
+    /// Records below were appended before the journal counted labels.
+    pub(super) fn labels_count_from(&mut self, seq: Seq) {
+        self.books.labels_from = seq;
+    }
+
     /// Is there room for more from the log? A quarter of the window is kept for events set apart, so that neither
     /// kind starves the other.
     pub(super) fn wants_fresh(&self) -> bool {

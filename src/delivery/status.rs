@@ -50,11 +50,11 @@ pub struct Status {
     pub in_flight: usize,
     /// Events read and not yet settled.
     pub unsettled: usize,
-    /// What went wrong last, in words.
+    /// What went wrong last since the process started, in words.
     pub last_error: Option<String>,
     /// When that was (Unix ms).
     pub last_error_ms: Option<Millis>,
-    /// When the vendor last took something (Unix ms).
+    /// When the vendor last took something (Unix ms); kept in memory: none until it has since the process started.
     pub last_success_ms: Option<Millis>,
     /// Each request of the blueprint, when it makes several: one may be paused while others go on.
     pub requests: Vec<RequestStatus>,

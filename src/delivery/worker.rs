@@ -206,6 +206,7 @@ impl Worker {
         flow.recall(&feed.note, rates, parts.clock.now_ms());
         flow.ended_earlier(feed.parts.clone());
         flow.share(&parts.buckets);
+        flow.labels_count_from(parts.journal.labels_from());
         let ordered = FlowOptions::ordered(plan);
         let mut worker = Self {
             flow,

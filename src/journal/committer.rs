@@ -325,11 +325,12 @@ impl Committer {
     }
 
     /// Tells the label a stored record was counted under.
-    pub(super) fn labeller(&self) -> impl Fn(&[u8]) -> Option<String> + use<> {
+    pub(super) fn labeller(&self) -> impl Fn(Seq, &[u8]) -> Option<String> + use<> {
         let shared = Arc::clone(&self.shared);
-        move |record| {
+        move |seq, record| {
             let label = (shared.options.label)(record)?;
-            Some(shared.books.lock().labels.known_as(&label))
+            let labels = &shared.books.lock().labels;
+            (seq >= labels.from).then(|| labels.known_as(&label))
         }
     }
 

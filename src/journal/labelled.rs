@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::labels::Count;
+use super::labels::{Count, UNREAD};
 use super::{Journal, JournalError, Seq};
 
 /// What lies at a place of a run.
@@ -33,6 +33,9 @@ impl Journal {
             return Ok(None);
         }
         for (label, n) in self.labels_in(seq..next).await? {
+            if label == UNREAD {
+                continue;
+            }
             let label = self.handle.shared.books.lock().labels.known_as(&label);
             let count = counts.entry(label).or_default();
             count.records = count.records.saturating_sub(n);
@@ -40,16 +43,20 @@ impl Journal {
         Ok(Some(counts))
     }
 
-    /// How many records of a run have which label. Records of a damaged block of which only a part is asked for have none.
+    /// How many records of a run have which label, those from before labels were counted left out. Records of a damaged
+    /// block of which only a part is asked for are [`UNREAD`].
     pub(super) async fn labels_in(
         &self,
         run: Range<Seq>,
     ) -> Result<BTreeMap<String, u64>, JournalError> {
         let mut found = BTreeMap::new();
-        if self.handle.shared.books.lock().labels.counts.is_empty() {
-            return Ok(found);
-        }
-        let mut at = run.start;
+        let mut at = {
+            let books = self.handle.shared.books.lock();
+            if books.labels.counts.is_empty() {
+                return Ok(found);
+            }
+            run.start.max(books.labels.from)
+        };
         while at < run.end {
             let end = match self.piece(at..run.end).await? {
                 Piece::Blocks { end, labels } => {
@@ -111,8 +118,217 @@ impl Journal {
                     *found.entry(label).or_default() += 1;
                 }
             }
+            for lost in chunk.damaged {
+                let n = lost
+                    .end
+                    .min(run.end)
+                    .saturating_sub(lost.start.max(run.start));
+                if n > 0 {
+                    *found.entry(UNREAD.to_owned()).or_default() += n;
+                }
+            }
             at = chunk.next.max(at + 1);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "lists of runs, often of one"
+)]
+mod tests {
+    use std::path::Path;
+
+    use bytes::Bytes;
+
+    use crate::clock::ManualClock;
+    use crate::journal::labels::{LabelTally, Rest};
+    use crate::journal::store::sqlite::SqliteStore;
+    use crate::journal::{
+        FeedStart, Journal, LabelLedger, Options, Outcome, Record, Seq, Settle, Tally,
+    };
+
+    /// Even records are decisions of `a` or `b`, odd ones have no label.
+    fn label(record: &[u8]) -> Option<String> {
+        record
+            .starts_with(b"d")
+            .then(|| char::from(record[1]).to_string())
+    }
+
+    fn open(dir: &Path) -> Journal {
+        let options = Options {
+            free_bytes_min: 0,
+            dedup_bytes_max: 1 << 20,
+            label,
+            ..Options::default()
+        };
+        let store = SqliteStore::open(dir, [7; 16]).unwrap();
+        Journal::open(Box::new(store), options, ManualClock::at(1_000)).unwrap()
+    }
+
+    async fn append(journal: &Journal, texts: &[&'static str]) {
+        let end = *journal.end().borrow();
+        let records = texts
+            .iter()
+            .zip(end + 1..)
+            .map(|(text, fingerprint)| Record {
+                fingerprint,
+                bytes: Bytes::from_static(text.as_bytes()),
+            });
+        journal.append(records.collect()).await.unwrap();
+    }
+
+    /// Settles a run as delivered; `labels` as the pipeline read them.
+    fn delivered(run: std::ops::Range<Seq>, labels: &[&str]) -> Settle {
+        let mut settle = Settle {
+            feed: "f".to_owned(),
+            tallies: vec![Tally {
+                outcome: Outcome::Delivered,
+                reason: String::new(),
+                n: run.end - run.start,
+            }],
+            done: vec![run],
+            ..Settle::default()
+        };
+        for label in labels {
+            let tally = LabelTally {
+                label: (*label).to_owned(),
+                outcome: Outcome::Delivered,
+                reason: String::new(),
+            };
+            *settle.labelled.entry(tally).or_default() += 1;
+        }
+        settle
+    }
+
+    /// Each row as (label, accepted, delivered, dead, waiting); all must add up.
+    async fn rows(journal: &Journal) -> (Vec<(String, u64, u64, u64, u64)>, Rest) {
+        let rows = journal.ledger_by_label().await.unwrap();
+        let whole = journal.ledger().await.unwrap().remove(0);
+        let sum = |of: &dyn Fn(&LabelLedger) -> u64| rows.iter().map(of).sum::<u64>();
+        assert_eq!(sum(&|row| row.books.accepted), whole.accepted);
+        assert_eq!(sum(&|row| row.books.pending), whole.pending);
+        let shown = rows.iter().map(|row| {
+            assert!(row.balanced, "{row:?}");
+            let dead = row.books.dead.iter().map(|(_, n)| n).sum();
+            let name = row.label.clone().unwrap_or_default();
+            let books = &row.books;
+            (name, books.accepted, books.delivered, dead, books.pending)
+        });
+        (shown.collect(), rows.last().unwrap().rest)
+    }
+
+    fn row(label: &str, numbers: [u64; 4]) -> (String, u64, u64, u64, u64) {
+        let [accepted, delivered, dead, pending] = numbers;
+        (label.to_owned(), accepted, delivered, dead, pending)
+    }
+
+    #[tokio::test]
+    async fn a_block_damaged_after_a_part_of_it_was_settled_is_counted_by_label_once_nothing_is_open()
+     {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        journal.open_feed("f", FeedStart::Now).await.unwrap();
+        append(&journal, &["da", "db", "e", "da", "da", "e"]).await;
+        append(&journal, &["db"]).await;
+        journal.settle(delivered(0..2, &["a", "b"])).await.unwrap();
+        journal.close().await;
+        rusqlite::Connection::open(dir.path().join("journal.db"))
+            .unwrap()
+            .execute("UPDATE block SET body = x'00' WHERE first = 0", [])
+            .unwrap();
+
+        let journal = open(dir.path());
+        let lost = Settle {
+            feed: "f".to_owned(),
+            tallies: vec![Tally {
+                outcome: Outcome::Dead,
+                reason: "damaged".to_owned(),
+                n: 4,
+            }],
+            done: vec![2..6],
+            unread: vec![(2..6, Outcome::Dead, "damaged".to_owned())],
+            ..Settle::default()
+        };
+        journal.settle(lost).await.unwrap();
+        let open_still = Rest {
+            unread: true,
+            ..Rest::default()
+        };
+        let expected = vec![
+            row("a", [1, 1, 0, 0]),
+            row("b", [1, 1, 0, 0]),
+            row("", [5, 0, 4, 1]),
+        ];
+        assert_eq!(rows(&journal).await, (expected, open_still));
+
+        journal.settle(delivered(6..7, &["b"])).await.unwrap();
+        let expected = vec![
+            row("a", [3, 1, 2, 0]),
+            row("b", [2, 2, 0, 0]),
+            row("", [2, 0, 2, 0]),
+        ];
+        assert_eq!(rows(&journal).await, (expected.clone(), Rest::default()));
+        journal.close().await;
+        let journal = open(dir.path());
+        assert_eq!(
+            rows(&journal).await,
+            (expected, Rest::default()),
+            "and stays so"
+        );
+    }
+
+    #[tokio::test]
+    async fn decisions_from_before_labels_were_counted_stand_with_the_other_events() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        journal.open_feed("f", FeedStart::Now).await.unwrap();
+        append(&journal, &["da", "e", "db"]).await;
+        journal.close().await;
+        // As a version of format 3 left it.
+        rusqlite::Connection::open(dir.path().join("journal.db"))
+            .unwrap()
+            .execute_batch(
+                "DROP INDEX dead_letter_cause; DROP TABLE label; DROP TABLE label_block; DROP TABLE label_start;
+                 DROP TABLE label_tally; DELETE FROM meta WHERE key = 'labels_from';
+                 PRAGMA user_version = 3; PRAGMA wal_checkpoint(TRUNCATE);",
+            )
+            .unwrap();
+
+        let journal = open(dir.path());
+        assert_eq!(journal.labels_from(), 3);
+        append(&journal, &["da", "da"]).await;
+        // The pipeline gives labels of those only that were counted; what it has not read is looked up.
+        journal.settle(delivered(0..4, &["a"])).await.unwrap();
+        let skipped = Settle {
+            feed: "f".to_owned(),
+            tallies: vec![Tally {
+                outcome: Outcome::Skipped,
+                reason: "expired".to_owned(),
+                n: 1,
+            }],
+            done: vec![4..5],
+            unread: vec![(4..5, Outcome::Skipped, "expired".to_owned())],
+            ..Settle::default()
+        };
+        journal.settle(skipped).await.unwrap();
+        let earlier = Rest {
+            earlier: true,
+            ..Rest::default()
+        };
+        let expected = vec![row("a", [2, 1, 0, 0]), row("", [3, 3, 0, 0])];
+        assert_eq!(rows(&journal).await, (expected.clone(), earlier));
+        // One installed since has none of them.
+        journal.open_feed("g", FeedStart::Now).await.unwrap();
+        let found = journal.ledger_by_label().await.unwrap();
+        let new = found.iter().find(|row| row.books.feed == "g").unwrap();
+        assert_eq!(new.rest, Rest::default());
+        journal.close().await;
+        let journal = open(dir.path());
+        let found = journal.ledger_by_label().await.unwrap();
+        let mut old = found.iter().filter(|row| row.books.feed == "f");
+        assert!(old.all(|row| row.balanced), "{found:?}");
     }
 }

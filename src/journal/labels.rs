@@ -15,6 +15,10 @@ pub const LABELS_MAX: usize = 500;
 /// What all further labels are counted as.
 pub const OVERFLOW: &str = "\u{2026}";
 
+/// Records that were lost before their label could be read: a part of a damaged block. While a feed has such and something
+/// open besides, nobody knows which of its open records they are; see [`Rest::unread`].
+pub const UNREAD: &str = "\u{fffd}";
+
 /// Reads a record's label, if it has one.
 pub type Labeller = fn(&[u8]) -> Option<String>;
 
@@ -44,6 +48,17 @@ pub struct LabelLedger {
     pub books: Ledger,
     /// Accepted is the sum of all else, and nothing is counted twice.
     pub balanced: bool,
+    /// What else is in the row, when it is that of the records without a label.
+    pub rest: Rest,
+}
+
+/// Records with a label that stand among those without one, because nobody knows how many of which there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// There may be some that were appended by a version that did not count by label.
+    pub earlier: bool,
+    /// A part of a damaged block was lost: with it, all that is open, until nothing is.
+    pub unread: bool,
 }
 
 /// How many records of a label were appended, and how many of its repeated posts were recognised.
@@ -71,6 +86,42 @@ pub struct Labels {
     pub counts: BTreeMap<String, Count>,
     /// By feed.
     pub feeds: HashMap<String, OfFeed>,
+    /// Records below were appended before labels were counted: they have none, at either end.
+    pub from: Seq,
+}
+
+impl OfFeed {
+    /// Changes a tally.
+    pub fn add(&mut self, tally: &LabelTally, by: i64) {
+        let n = self.tallies.entry(tally.clone()).or_default();
+        *n = n.saturating_add_signed(by);
+    }
+
+    /// Records lost unread, by what they were tallied as.
+    fn unread(&self) -> impl Iterator<Item = (&LabelTally, u64)> {
+        let first = LabelTally {
+            label: UNREAD.to_owned(),
+            outcome: Outcome::Delivered,
+            reason: String::new(),
+        };
+        let behind = self.tallies.range(first..);
+        let all = behind.take_while(|(tally, _)| tally.label == UNREAD);
+        all.filter(|(_, n)| **n > 0).map(|(tally, n)| (tally, *n))
+    }
+
+    /// Whether some of its records were lost unread, and it is not known yet of which labels.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        self.unread().next().is_some()
+    }
+
+    /// Records of a label that have ended.
+    fn settled(&self, label: &str) -> u64 {
+        let all = self.tallies.iter();
+        all.filter(|(tally, _)| tally.label == label)
+            .map(|(_, n)| n)
+            .sum()
+    }
 }
 
 /// What one transaction changes of them.
@@ -122,7 +173,7 @@ impl Labels {
     /// The label records settled now were counted under.
     #[must_use]
     pub fn known_as(&self, label: &str) -> String {
-        if self.counts.contains_key(label) {
+        if self.counts.contains_key(label) || label == UNREAD {
             label.to_owned()
         } else {
             OVERFLOW.to_owned()
@@ -140,26 +191,68 @@ impl Labels {
             self.feeds.entry(feed.clone()).or_default().start = start.clone();
         }
         for ((feed, tally), by) in &change.tallies {
-            let of = self.feeds.entry(feed.clone()).or_default();
-            let n = of.tallies.entry(tally.clone()).or_default();
-            *n = n.saturating_add_signed(*by);
+            self.feeds.entry(feed.clone()).or_default().add(tally, *by);
         }
     }
 
-    /// A feed's books by label, `whole` being its own; the last row is what has no label.
+    /// What is known of a feed.
     #[must_use]
-    pub fn ledger(&self, whole: Ledger) -> Vec<LabelLedger> {
+    pub fn of_feed(&self, feed: &str) -> OfFeed {
+        self.feeds.get(feed).cloned().unwrap_or_default()
+    }
+
+    /// Of a feed that has nothing open: each record of a label that has not ended is one of those lost unread. Returns
+    /// what to change of its tallies so that they stand where they belong.
+    #[must_use]
+    pub fn attribute(&self, of: &OfFeed) -> Vec<(LabelTally, i64)> {
+        let mut changes = Vec::new();
+        let mut open: Vec<(&String, u64)> = Vec::new();
+        for (tally, lost) in of.unread() {
+            if open.is_empty() && changes.is_empty() {
+                let left = self.counts.iter().map(|(label, count)| {
+                    let start = of.start.get(label).copied().unwrap_or_default();
+                    let records = count.records.saturating_sub(start.records);
+                    (label, records.saturating_sub(of.settled(label)))
+                });
+                open = left.filter(|(_, n)| *n > 0).collect();
+            }
+            let mut room = lost;
+            for (label, n) in &mut open {
+                let taken = (*n).min(room);
+                *n -= taken;
+                room -= taken;
+                if taken > 0 {
+                    let tally = LabelTally {
+                        label: (*label).clone(),
+                        ..tally.clone()
+                    };
+                    changes.push((tally, taken.cast_signed()));
+                }
+            }
+            changes.push((tally.clone(), -lost.cast_signed()));
+        }
+        changes
+    }
+
+    /// A feed's books by label, `whole` being its own, `start` its first record; the last row is what has no label.
+    #[must_use]
+    pub fn ledger(&self, whole: Ledger, start: Seq) -> Vec<LabelLedger> {
         let empty = OfFeed::default();
         let of = self.feeds.get(&whole.feed).unwrap_or(&empty);
+        let unread = of.has_unread();
         let mut rest = whole;
         let mut rest_balanced = true;
         let mut rows = Vec::new();
         for (label, count) in &self.counts {
             let start = of.start.get(label).copied().unwrap_or_default();
             let tallies = || of.tallies.iter().filter(|(tally, _)| tally.label == *label);
-            let records = count.records.saturating_sub(start.records);
+            let mut records = count.records.saturating_sub(start.records);
             let deduplicated = count.repeats.saturating_sub(start.repeats);
-            let settled: u64 = tallies().map(|(_, n)| n).sum();
+            let settled = of.settled(label);
+            if unread {
+                // Which of the open ones are lost is not known yet: all stand in the last row.
+                records = records.min(settled);
+            }
             if records + deduplicated + settled == 0 {
                 continue;
             }
@@ -187,6 +280,7 @@ impl Labels {
             rows.push(LabelLedger {
                 label: Some(label.clone()),
                 balanced: settled <= records,
+                rest: Rest::default(),
                 books,
             });
         }
@@ -196,6 +290,10 @@ impl Labels {
         rows.push(LabelLedger {
             label: None,
             balanced: rest_balanced && rest.accepted == parts,
+            rest: Rest {
+                earlier: start < self.from,
+                unread,
+            },
             books: rest,
         });
         rows
@@ -239,6 +337,61 @@ mod tests {
     }
 
     #[test]
+    fn what_was_lost_unread_stands_with_the_rest_until_nothing_is_open() {
+        let tally = |label: &str, outcome, reason: &str| LabelTally {
+            label: label.to_owned(),
+            outcome,
+            reason: reason.to_owned(),
+        };
+        let mut labels = Labels::default();
+        for (label, records) in [("a", 6), ("b", 4)] {
+            let count = Count {
+                records,
+                repeats: 0,
+            };
+            labels.counts.insert(label.to_owned(), count);
+        }
+        // Of 12 records (6 a, 4 b, 2 without) 5 were delivered, 4 were lost in one damaged block, 3 wait.
+        let of = labels.feeds.entry("f".to_owned()).or_default();
+        of.add(&tally("a", Outcome::Delivered, ""), 4);
+        of.add(&tally(UNREAD, Outcome::Dead, "damaged"), 4);
+        let whole = |delivered, pending| Ledger {
+            feed: "f".to_owned(),
+            accepted: 12,
+            delivered,
+            skipped: Vec::new(),
+            deduplicated: 0,
+            dead: vec![("damaged".to_owned(), 4)],
+            pending,
+        };
+        let shown = |rows: Vec<LabelLedger>| -> Vec<(u64, u64, u64, u64)> {
+            assert!(rows.iter().all(|row| row.balanced), "{rows:?}");
+            let dead = |row: &LabelLedger| row.books.dead.iter().map(|(_, n)| n).sum();
+            let sums = rows.iter().map(|row| {
+                let books = &row.books;
+                (books.accepted, books.delivered, dead(row), books.pending)
+            });
+            sums.collect()
+        };
+        let rows = labels.ledger(whole(5, 3), 0);
+        assert!(rows.last().is_some_and(|row| row.rest.unread));
+        assert_eq!(shown(rows), [(4, 4, 0, 0), (8, 1, 4, 3)]);
+        // The three are through, one of each: what is left of each label is what was lost.
+        let of = labels.feeds.entry("f".to_owned()).or_default();
+        of.add(&tally("a", Outcome::Delivered, ""), 1);
+        of.add(&tally("b", Outcome::Delivered, ""), 1);
+        let changes = labels.attribute(&labels.of_feed("f"));
+        let of = labels.feeds.entry("f".to_owned()).or_default();
+        for (tally, by) in changes {
+            of.add(&tally, by);
+        }
+        let rows = labels.ledger(whole(8, 0), 0);
+        assert_eq!(rows.last().map(|row| row.rest), Some(Rest::default()));
+        assert_eq!(shown(rows), [(6, 5, 1, 0), (4, 1, 3, 0), (2, 2, 0, 0)]);
+        assert_eq!(labels.attribute(&labels.of_feed("f")), [], "once only");
+    }
+
+    #[test]
     fn what_does_not_add_up_is_said() {
         let mut labels = Labels::default();
         let count = Count {
@@ -268,7 +421,7 @@ mod tests {
                 ..OfFeed::default()
             };
             labels.feeds.insert("f".to_owned(), of);
-            let rows = labels.ledger(whole.clone());
+            let rows = labels.ledger(whole.clone(), 0);
             let found: Vec<bool> = rows.iter().map(|row| row.balanced).collect();
             assert_eq!(found, good, "{settled}: {rows:?}");
         }

@@ -487,9 +487,15 @@ impl Journal {
             .flat_map(|feed| {
                 books
                     .labels
-                    .ledger(feed.ledger(books.next, books.duplicates))
+                    .ledger(feed.ledger(books.next, books.duplicates), feed.start)
             })
             .collect())
+    }
+
+    /// The first record whose label was counted when it was appended: those before are settled without one.
+    #[must_use]
+    pub fn labels_from(&self) -> Seq {
+        self.handle.shared.books.lock().labels.from
     }
 
     /// Time of the oldest record not settled by the feed (parked ones included).

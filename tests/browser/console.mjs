@@ -223,9 +223,9 @@ try {
   await viewer.goto(`${gateway.admin}${integration}`);
   assert.equal(await viewer.getByRole('button', { name: 'Pause' }).isDisabled(), true);
   await look(viewer, 'narrow-dark-integration');
-  for (const path of ['/live', '/ledger', '/integrations/library/optimizely']) {
+  for (const path of ['/live', '/ledger', '/deliveries', '/dead-letters', '/rejected', '/sources', '/alerts', `${integration}/blueprint`, '/integrations/library/optimizely']) {
     await viewer.goto(`${gateway.admin}${path}`);
-    await look(viewer, `narrow-dark${path.replaceAll('/', '-')}`);
+    await look(viewer, `narrow-dark${path.replaceAll('/', '-').replace(/int_\w+/, 'one')}`);
   }
   await page.getByRole('row', { name: 'On call' }).getByRole('button', { name: 'Revoke' }).click();
   await viewer.goto(`${gateway.admin}/ledger`);
@@ -238,6 +238,45 @@ try {
   await page.goto(`${gateway.admin}/deliveries`);
   await page.getByRole('table').getByRole('link').first().click();
   await look(page, 'delivery');
+
+  // By keyboard alone: each stop shows where one is, the first skips to the content, Esc closes what was opened.
+  for (const path of ['/', '/integrations', integration, `${integration}/blueprint`, '/live', '/deliveries', '/dead-letters', '/rejected', '/ledger', '/sources', '/alerts', '/tokens', '/audit', '/settings']) {
+    await page.goto(`${gateway.admin}${path}`);
+    const stops = [];
+    for (let n = 0; n < 200; n += 1) {
+      await page.keyboard.press('Tab');
+      const stop = await page.evaluate(() => {
+        const at = document.activeElement;
+        if (!at || at === document.body) return null;
+        // The editor's frame shows it for its text.
+        const shown = [at, at.parentElement].some((one) => getComputedStyle(one).outlineStyle !== 'none' && parseFloat(getComputedStyle(one).outlineWidth) > 0);
+        const box = at.getBoundingClientRect();
+        const name = (at.getAttribute('aria-label') || at.textContent || at.name || at.id).trim().slice(0, 40);
+        const fresh = !at.dataset.stop;
+        at.dataset.stop = 'yes';
+        return { name: `${at.tagName} ${name}`, fresh, good: shown && box.width > 0 && box.bottom > 0 && box.top < innerHeight };
+      });
+      if (!stop || !stop.fresh) break;
+      stops.push(stop);
+      if (stop.name.startsWith('TEXTAREA') && path.endsWith('blueprint')) break;
+    }
+    assert.equal(stops[0]?.name, 'A Skip to content', path);
+    assert.ok(stops.length > 10, `${path}: ${stops.length} stops`);
+    for (const stop of stops) if (!stop.good) troubles.push(`keyboard on ${path}: ${stop.name} does not show that one is there`);
+  }
+  await page.goto(`${gateway.admin}/rejected`);
+  await page.locator('td summary').first().focus();
+  await page.keyboard.press('Enter');
+  await page.locator('td details[open]').first().waitFor();
+  await page.keyboard.press('Tab');
+  await page.keyboard.press('Escape');
+  assert.equal(await page.locator('td details[open]').count(), 0);
+  assert.equal(await page.evaluate(() => document.activeElement.tagName), 'SUMMARY');
+
+  // What is counted in memory says since when.
+  await page.goto(`${gateway.admin}/`);
+  await page.getByText(/since \d\d:\d\d UTC, when this gateway started/).first().waitFor();
+  assert.equal(await page.getByText('in the last hour, at most').count(), 0);
 
   // Without script the pages that show are whole.
   const plain = await open({ javaScriptEnabled: false });

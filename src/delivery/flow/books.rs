@@ -31,6 +31,8 @@ pub(super) struct Books {
     skipped: BTreeMap<String, Vec<Seq>>,
     /// Of `tallies`, those of decisions, by what they are counted by.
     labelled: BTreeMap<LabelTally, u64>,
+    /// Records below have no label in the journal's books.
+    pub(super) labels_from: Seq,
     /// Of `tallies`, those of records nobody has looked at.
     unread: Vec<(Range<Seq>, Outcome, String)>,
 }
@@ -85,7 +87,9 @@ impl Books {
     /// Writes an event's outcome.
     pub(super) fn finish(&mut self, feed: &str, slot: Slot, fate: Fate, now_ms: Millis) {
         self.leave(&slot);
-        if let Some(label) = label(&slot.record) {
+        if slot.seq >= self.labels_from
+            && let Some(label) = label(&slot.record)
+        {
             let (outcome, reason) = match &fate {
                 Fate::Skipped(reason) => (Outcome::Skipped, reason.clone()),
                 Fate::Delivered => (Outcome::Delivered, String::new()),
@@ -226,6 +230,7 @@ impl Books {
             return None;
         }
         let mut books = std::mem::take(self);
+        self.labels_from = books.labels_from;
         books.done.sort_unstable_by_key(|range| range.start);
         books.done.dedup_by(|next, run| {
             let joins = next.start == run.end;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::Committer;
 use super::queue::SettleReply;
 use crate::journal::feed::FeedState;
-use crate::journal::labels::{LabelChange, LabelTally};
+use crate::journal::labels::{LabelChange, LabelTally, OfFeed, UNREAD};
 use crate::journal::store::{Aside, Whereabouts};
 use crate::journal::{JournalError, Outcome, Seq, Settle};
 
@@ -72,7 +72,7 @@ impl Committer {
                 // A replay was cancelled while its record was on its way: what became of it counts.
                 (Whereabouts::Cancelled { reason, record }, parked) => {
                     draft.move_dead(&reason, -1);
-                    if let Some(label) = self.labeller()(&record) {
+                    if let Some(label) = self.labeller()(seq, &record) {
                         let outcome = Outcome::Dead;
                         let tally = LabelTally {
                             label,
@@ -100,6 +100,9 @@ impl Committer {
         }
         for (tally, by) in labels {
             plan.labels.tally(&settle.feed, tally, by);
+        }
+        if draft.parked == 0 && draft.pos == end {
+            self.attribute(plan, &settle.feed);
         }
         for seq in &settle.unpark {
             plan.parked.insert((settle.feed.clone(), *seq), false);
@@ -141,6 +144,26 @@ impl Committer {
         plan.aside.append(&mut steps);
         plan.feeds.insert(settle.feed, draft);
         Ok(())
+    }
+
+    /// The feed has nothing open: what it lost unread is known by label now.
+    fn attribute(&self, plan: &mut Plan, feed: &str) {
+        let books = self.shared.books.lock();
+        let known = books.labels.feeds.get(feed);
+        let known = known.is_some_and(OfFeed::has_unread);
+        let new = |(of, tally): &(String, LabelTally)| of == feed && tally.label == UNREAD;
+        if !known && !plan.labels.tallies.keys().any(new) {
+            return;
+        }
+        let mut draft = books.labels.of_feed(feed);
+        for ((of, tally), by) in &plan.labels.tallies {
+            if of == feed {
+                draft.add(tally, *by);
+            }
+        }
+        for (tally, by) in books.labels.attribute(&draft) {
+            plan.labels.tally(feed, tally, by);
+        }
     }
 }
 

@@ -271,7 +271,7 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
             ids: (first, last),
             limit: 1,
         };
-        let moved = store.replay("r", those, 7, &due, &|_| None).unwrap();
+        let moved = store.replay("r", those, 7, &due, &|_, _| None).unwrap();
         assert_eq!(moved.reasons.values().sum::<u64>(), expected);
     }
     assert_eq!(reader.replay_waiting("r").unwrap(), 2);
@@ -279,7 +279,7 @@ fn moves_dead_letters_to_and_fro(open: Open<'_>) {
     assert!(due.iter().all(|one| one.parts_done == 0b10 | 1 << 63));
     let loaded = store.load().unwrap();
     assert_eq!(loaded.feeds, vec![feed(10, 1, 2)]);
-    let moved = store.cancel("r", 10, &|_| None).unwrap();
+    let moved = store.cancel("r", 10, &|_, _| None).unwrap();
     assert_eq!(moved.reasons[&("f".to_owned(), "rejected".to_owned())], 2);
     assert_eq!(store.load().unwrap().feeds, vec![feed(10, 3, 0)]);
     let back = reader.dead_letters(&everything(), Some(last), 9).unwrap();

@@ -219,8 +219,8 @@ pub struct Moved {
     pub last_id: i64,
 }
 
-/// Tells the label a record was counted under.
-pub type LabelOf<'a> = &'a dyn Fn(&[u8]) -> Option<String>;
+/// Tells the label a record (its number, its bytes) was counted under.
+pub type LabelOf<'a> = &'a dyn Fn(Seq, &[u8]) -> Option<String>;
 
 /// Where a feed has put a record.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -50,6 +50,13 @@ pub(super) fn write(transaction: &Transaction<'_>, change: &LabelChange) -> rusq
 /// All counts; none in a store of a format before them.
 pub(super) fn load(connection: &Connection) -> Result<Labels, StoreError> {
     let mut labels = Labels::default();
+    let from = rows(
+        connection,
+        "SELECT value FROM meta WHERE key = 'labels_from'",
+        [],
+        |row| seq(row, 0),
+    )?;
+    labels.from = from.first().copied().unwrap_or(0);
     let there = rows(
         connection,
         "SELECT 1 FROM sqlite_schema WHERE name = 'label_tally'",

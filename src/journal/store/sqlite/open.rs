@@ -72,6 +72,8 @@ CREATE TABLE label_tally(
 ",
     "
 CREATE INDEX dead_letter_cause ON dead_letter(feed, reason, id, at_ms);
+INSERT INTO meta(key, value) SELECT 'labels_from', CASE WHEN EXISTS (SELECT 1 FROM label) THEN 0
+    ELSE coalesce((SELECT first + n FROM block ORDER BY first DESC LIMIT 1), 0) END;
 ",
 ];
 

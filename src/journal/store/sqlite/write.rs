@@ -181,9 +181,11 @@ impl Store for SqliteStore {
             let chosen = letters::chosen(transaction, those.filter, &share)?;
             moved.last_id = chosen.last().copied().unwrap_or(those.ids.1);
             for (i, id) in chosen.into_iter().enumerate() {
-                let (feed, reason, record): (String, String, Vec<u8>) = transaction
-                    .prepare_cached("SELECT feed, reason, record FROM dead_letter WHERE id = ?1")?
-                    .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+                let (feed, reason, record, seq): (String, String, Vec<u8>, Seq) = transaction
+                    .prepare_cached("SELECT feed, reason, record, seq FROM dead_letter WHERE id = ?1")?
+                    .query_row([id], |row| {
+                        Ok((row.get(0)?, row.get(1)?, row.get(2)?, seq(row, 3)?))
+                    })?;
                 transaction
                     .prepare_cached(
                         "INSERT INTO parked(feed, seq, due_ms, since_ms, attempts, reason, replay, accepted_ms,
@@ -198,7 +200,7 @@ impl Store for SqliteStore {
                     .prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?
                     .execute([id])?;
                 count(transaction, &feed, Outcome::Dead, &reason, -1)?;
-                moved.count(feed, reason, label(&record), -1);
+                moved.count(feed, reason, label(seq, &record), -1);
             }
             labels::write(transaction, &moved.labels)?;
             Ok(moved)
@@ -213,16 +215,17 @@ impl Store for SqliteStore {
     ) -> Result<Moved, StoreError> {
         self.transact(0, |transaction| {
             let mut moved = Moved::default();
-            let chosen: Vec<(i64, String, String, Vec<u8>)> = transaction
+            let chosen: Vec<(i64, String, String, Vec<u8>, Seq)> = transaction
                 .prepare_cached(
-                    "SELECT rowid, feed, coalesce(dead_reason, 'replay_cancelled'), record FROM parked
+                    "SELECT rowid, feed, coalesce(dead_reason, 'replay_cancelled'), record, seq FROM parked
                      WHERE replay = ?1 ORDER BY rowid LIMIT ?2",
                 )?
                 .query_map(params![replay, sql(limit as u64)], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                    let at = seq(row, 4)?;
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, at))
                 })?
                 .collect::<Step<_>>()?;
-            for (row, feed, reason, record) in chosen {
+            for (row, feed, reason, record, seq) in chosen {
                 transaction
                     .prepare_cached(
                         "INSERT INTO dead_letter(feed, seq, at_ms, reason, detail, attempts, status, answer,
@@ -237,7 +240,7 @@ impl Store for SqliteStore {
                     .prepare_cached("DELETE FROM parked WHERE rowid = ?1")?
                     .execute([row])?;
                 count(transaction, &feed, Outcome::Dead, &reason, 1)?;
-                moved.count(feed, reason, label(&record), 1);
+                moved.count(feed, reason, label(seq, &record), 1);
             }
             labels::write(transaction, &moved.labels)?;
             Ok(moved)
