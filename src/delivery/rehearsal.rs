@@ -2,6 +2,7 @@
 //! runs what a worker runs around the two, and nothing else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -20,6 +21,8 @@ pub struct Rehearsal {
     flow: Flow,
     next: Seq,
     now_ms: Millis,
+    /// This thread's time on the processor so far.
+    processor: fn() -> Duration,
 }
 
 /// What was made.
@@ -31,12 +34,14 @@ pub struct Made {
     pub items: usize,
     /// Bytes of their bodies.
     pub bytes: usize,
+    /// Time on the processor until they were ready to be sent.
+    pub before_sending: Duration,
 }
 
 impl Rehearsal {
-    /// A pipeline that begins at this time.
+    /// A pipeline that begins at this time. `processor`: this thread's time on the processor so far.
     #[must_use]
-    pub fn new(integration: Arc<Integration>, now_ms: Millis) -> Self {
+    pub fn new(integration: Arc<Integration>, now_ms: Millis, processor: fn() -> Duration) -> Self {
         let options = FlowOptions::of(&integration.id, &integration.plan, &integration.tuning);
         Self {
             flow: Flow::new(options),
@@ -44,6 +49,7 @@ impl Rehearsal {
             next: 0,
             now_ms,
             integration,
+            processor,
         }
     }
 
@@ -58,6 +64,7 @@ impl Rehearsal {
         });
         let entries: Vec<Entry> = entries.collect();
         self.next += records.len() as u64;
+        let begun = (self.processor)();
         let arrivals = mapping::map_fresh(&self.integration, &self.tables, 0, entries);
         self.flow.forget_marks(self.now_ms);
         if !self.flow.unknown_marks(&arrivals).is_empty() {
@@ -65,7 +72,10 @@ impl Rehearsal {
             self.flow.learn(&[]);
         }
         self.flow.absorb(arrivals, self.now_ms);
-        let mut made = Made::default();
+        let mut made = Made {
+            before_sending: (self.processor)().saturating_sub(begun),
+            ..Made::default()
+        };
         while self.flow.unsettled() > 0 {
             self.send(&mut made);
             let next_ms = self.flow.wakes_ms(self.now_ms);
@@ -76,6 +86,7 @@ impl Rehearsal {
 
     fn send(&mut self, made: &mut Made) {
         let mut jobs = Vec::new();
+        let begun = (self.processor)();
         while let Some(mut job) = self.flow.next_job(self.now_ms) {
             if let Err(why) = wire::make(&self.integration.plan, &mut job) {
                 self.flow.unmakeable(job, &why, self.now_ms);
@@ -86,6 +97,7 @@ impl Rehearsal {
             made.bytes += job.wire.as_ref().map_or(0, |wire| wire.body.len());
             jobs.push(job);
         }
+        made.before_sending += (self.processor)().saturating_sub(begun);
         for job in jobs {
             let taken = Heard {
                 verdict: HeardVerdict::All(Verdict::Delivered),

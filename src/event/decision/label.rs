@@ -1,8 +1,6 @@
 //! The label decisions are counted by: their flag, and the experiment or rule that decided.
 
-use std::borrow::Cow;
-
-use serde::Deserialize;
+use crate::event::scan::{Scanner, Text};
 
 /// Between flag and experiment; part of no key.
 const BETWEEN: char = '\u{1f}';
@@ -13,44 +11,60 @@ const KEY_CHARS_MAX: usize = 100;
 /// What every stored decision begins with, and no other event.
 const START: &[u8] = b"{\"type\":\"decision\",";
 
-#[derive(Deserialize)]
-struct Stored<'a> {
-    #[serde(borrow)]
-    decision: Keys<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Keys<'a> {
-    #[serde(borrow, default)]
-    flag_key: Cow<'a, str>,
-    #[serde(borrow, default)]
-    experiment_key: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    rule_key: Option<Cow<'a, str>>,
-}
-
-/// The label of a stored event; none when it is no decision.
+/// The label of a stored event; none when it is no decision. Every pipeline asks this of every event, so the record is
+/// scanned and not read.
 #[must_use]
 pub fn label(record: &[u8]) -> Option<String> {
     if !record.starts_with(START) {
         return None;
     }
-    let Keys {
-        flag_key,
-        experiment_key,
-        rule_key,
-    } = serde_json::from_slice::<Stored<'_>>(record).ok()?.decision;
-    let short = |key: &str| -> String {
-        let lawful = key.chars().filter(|c| *c != BETWEEN);
-        lawful.take(KEY_CHARS_MAX).collect()
+    let mut decision = None;
+    let mut scanner = Scanner::new(std::str::from_utf8(record).ok()?);
+    let scanned = scanner.object(1, |scanner, key| {
+        if key.raw != "\"decision\"" || scanner.peek() != Some(b'{') {
+            return scanner.value(2).map(|_| ());
+        }
+        let mut keys = Keys::default();
+        scanner.object(2, |scanner, key| {
+            let value = scanner.value(3)?;
+            match key.raw {
+                "\"flagKey\"" => keys.flag = value,
+                "\"experimentKey\"" => keys.experiment = value,
+                "\"ruleKey\"" => keys.rule = value,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        decision = Some(keys);
+        Ok(())
+    });
+    let (Ok(()), Some(keys)) = (scanned, decision) else {
+        return None;
     };
-    let experiment = experiment_key.or(rule_key).unwrap_or_default();
-    Some(format!(
-        "{}{BETWEEN}{}",
-        short(&flag_key),
-        short(&experiment)
-    ))
+    let mut label = String::with_capacity(48);
+    push_short(&mut label, keys.flag);
+    label.push(BETWEEN);
+    let experiment = match keys.experiment {
+        "" | "null" => keys.rule,
+        experiment => experiment,
+    };
+    push_short(&mut label, experiment);
+    Some(label)
+}
+
+/// Where the keys stand in the record, as JSON; empty when they do not.
+#[derive(Default)]
+struct Keys<'a> {
+    flag: &'a str,
+    experiment: &'a str,
+    rule: &'a str,
+}
+
+fn push_short(label: &mut String, raw: &str) {
+    let key = Text::of(raw)
+        .and_then(|text| text.read())
+        .unwrap_or_default();
+    label.extend(key.chars().filter(|c| *c != BETWEEN).take(KEY_CHARS_MAX));
 }
 
 /// A label's flag, and its experiment or rule if one decided.
