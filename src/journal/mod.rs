@@ -164,7 +164,7 @@ impl Journal {
         })
     }
 
-    /// Whether records wait for the commit under way to end: acceptance has more to do than it can.
+    /// Whether records wait for their commit at this moment: whatever else wants a processor holds their callers up.
     #[must_use]
     pub fn is_pressed(&self) -> bool {
         self.handle.shared.is_pressed()
