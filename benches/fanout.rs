@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aqueduct::blueprint::{self, Mapping, PartResult, Plan, Tables};
+use aqueduct::blueprint::{self, Mapping, PartResult, Plan, Sheet, Tables};
 use aqueduct::delivery::rehearsal::Rehearsal;
 use aqueduct::registry::{Integration, Tuning};
 use bytes::Bytes;
@@ -90,9 +90,9 @@ fn record(user: &str) -> Bytes {
 }
 
 /// What a pipeline makes of a record it has read; bytes of the items.
-fn one(plan: &Plan, tables: &Tables, record: &[u8]) -> usize {
+fn one(plan: &Plan, tables: &Tables, record: &[u8], sheet: &mut Sheet) -> usize {
     let seen = plan.read(record).expect("an event");
-    let Mapping::Parts(parts) = plan.map_read(&seen, tables) else {
+    let Mapping::Parts(parts) = plan.map_read(&seen, tables, sheet) else {
         return 0;
     };
     parts
@@ -184,22 +184,24 @@ fn fanout(criterion: &mut Criterion) {
             .collect();
         for link in &links {
             // A vendor that is sent nothing would make the figure a lie.
-            assert!(one(&link.plan, &tables, &one_record) > 100);
+            assert!(one(&link.plan, &tables, &one_record, &mut Sheet::default()) > 100);
         }
         group.bench_function(format!("four vendors, {variant}"), |bench| {
+            let mut sheet = Sheet::for_many();
             bench.iter_custom(|rounds| {
                 timed(rounds, || {
                     for link in &links {
-                        black_box(one(&link.plan, &tables, black_box(&one_record)));
+                        black_box(one(&link.plan, &tables, black_box(&one_record), &mut sheet));
                     }
                 })
             });
         });
         for (vendor, link) in VENDORS.iter().zip(&links) {
             group.bench_function(format!("{vendor}, {variant}"), |bench| {
+                let mut sheet = Sheet::for_many();
                 bench.iter_custom(|rounds| {
                     timed(rounds, || {
-                        black_box(one(&link.plan, &tables, black_box(&one_record)));
+                        black_box(one(&link.plan, &tables, black_box(&one_record), &mut sheet));
                     })
                 });
             });

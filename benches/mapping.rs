@@ -67,7 +67,7 @@ fn mapping(criterion: &mut Criterion) {
         if let Mapping::Parts(parts) = plan.map(&event, &tables)
             && let PartResult::Item { json, .. } = &parts[0].result
         {
-            item.clone_from(json);
+            item = json.to_vec();
         }
     }
     group.finish();

@@ -79,6 +79,9 @@ pub async fn serve(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(options.head_timeout)
+        // A client may end its own side and wait for the answer. And nothing is read while a request is being worked
+        // on: looking for the end would cost a system call and a new buffer for every request.
+        .half_close(true)
         .max_headers(options.headers_max)
         .max_buf_size(options.head_bytes_max.max(8_192));
     let places = Arc::new(Semaphore::new(options.connections_max));

@@ -77,6 +77,8 @@ fn measure(arguments: Arguments) -> Result<bool> {
     for (name, scenario) in SCENARIOS {
         if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
             eprintln!("{name}");
+            // What the one before left to be written is none of this one's business.
+            rustix::fs::sync();
             if let Err(error) = scenario(&mut bench) {
                 bench.broken.push(format!("{name}: {error:#}"));
             }

@@ -102,19 +102,24 @@ impl Bench {
         );
     }
 
-    /// Says what reconciling found; fails when anything is lost or has two identities.
-    fn told(&mut self, scenario: &str, found: &Reconciled) -> Result<()> {
-        let differing = &found.summary["duplicates"]["differing"];
+    /// Says what reconciling found, all in all; fails when anything is lost or has two identities.
+    pub(crate) fn told(&mut self, scenario: &str, found: &[Reconciled]) -> Result<()> {
+        let sum = |of: &dyn Fn(&Reconciled) -> u64| found.iter().map(of).sum::<u64>();
+        let repeats = |found: &Reconciled, name: &str| {
+            // What the sandbox does not say counts as a fault.
+            found.summary["duplicates"][name].as_u64().unwrap_or(1)
+        };
+        let missing = sum(&|found| found.missing);
+        let differing = sum(&|found| repeats(found, "differing"));
         let figure = format!(
-            "{} acknowledged, {} lost, repeats {} alike and {} unlike",
-            thousands(found.acked as f64),
-            found.missing,
-            found.summary["duplicates"]["identical"],
-            differing,
+            "{} acknowledged, {missing} lost, repeats {} alike and {differing} unlike",
+            thousands(sum(&|found| found.acked) as f64),
+            sum(&|found| repeats(found, "identical")),
         );
-        let sound = found.missing == 0
-            && *differing == json!(0)
-            && found.summary["would_not_count"] == json!({});
+        let all_count = found
+            .iter()
+            .all(|found| found.summary["would_not_count"] == json!({}));
+        let sound = missing == 0 && differing == 0 && all_count;
         self.table.goal(
             scenario,
             "reconciled at the vendor",
@@ -123,11 +128,7 @@ impl Bench {
             sound,
         );
         if !sound {
-            bail!(
-                "reconciliation failed: {:?} {}",
-                found.sample,
-                found.summary
-            );
+            bail!("reconciliation failed: {found:?}");
         }
         Ok(())
     }
@@ -227,6 +228,18 @@ fn single(bench: &mut Bench) -> Result<()> {
     bench
         .table
         .note("single", "… p50 / p99 at full rate", latency);
+    // Under full load delivery gives way. The next figure is of a gateway that has caught up.
+    let ended = Instant::now();
+    let delivered = lab.summary("")?["unique_events"].as_f64().unwrap_or(0.0);
+    lab.reconcile(&closed.acked, "", bench.seconds(60, 180))?;
+    let share = delivered / closed.events() as f64 * 100.0;
+    let caught_up = format!(
+        "{share:.0} %; the rest {:.1} s later",
+        ended.elapsed().as_secs_f64()
+    );
+    bench
+        .table
+        .note("single", "… delivered when the load ended", caught_up);
 
     let mut load = lab.load(2)?;
     load.time_max = bench.seconds(3, 20);
@@ -243,7 +256,7 @@ fn single(bench: &mut Bench) -> Result<()> {
     );
     let acked = [closed.acked, open.acked].concat();
     let found = lab.reconcile(&acked, "", bench.seconds(60, 180))?;
-    bench.told("single", &found)?;
+    bench.told("single", &[found])?;
     lab.clean();
     let after = bench.yardstick(1, SINGLE_CONNECTIONS)?;
     bench.compare("single", rate, [before, after], 0.55);
@@ -271,7 +284,7 @@ fn batch(bench: &mut Bench) -> Result<()> {
     let latency = format!("{} / {}", ms(closed.ms(0.5)), ms(closed.ms(0.99)));
     bench.table.note("batch", "… p50 / p99", latency);
     let found = lab.reconcile(&closed.acked, "", bench.seconds(120, 300))?;
-    bench.told("batch", &found)?;
+    bench.told("batch", &[found])?;
     lab.clean();
     let after = bench.yardstick(BATCH, BATCH_CONNECTIONS)?;
     bench.compare("batch", rate, [before, after], 0.35);
@@ -315,7 +328,7 @@ fn drain(bench: &mut Bench) -> Result<()> {
         "≥ 60,000",
         rate >= 60_000.0,
     );
-    bench.told("drain", &found)?;
+    bench.told("drain", &[found])?;
     lab.clean();
     Ok(())
 }
@@ -395,7 +408,7 @@ fn flat(bench: &mut Bench) -> Result<()> {
     );
     lab.control("DELETE", "faults", &Value::Null)?;
     let found = lab.reconcile(&acked, "", Duration::from_secs(900))?;
-    bench.told("flat", &found)?;
+    bench.told("flat", &[found])?;
     let resident = lab.gateway()?.memory("VmHWM")?;
     bench
         .table
@@ -404,7 +417,8 @@ fn flat(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// (f) A second integration that hangs on every call.
+/// (f) A second integration that hangs on every call. Alone and beside it by turns, so that whatever else slows the
+/// machine for a while meets both; the middle one of each counts.
 fn isolation(bench: &mut Bench) -> Result<()> {
     let mut lab = bench.lab("isolation")?;
     lab.install("first")?;
@@ -413,33 +427,48 @@ fn isolation(bench: &mut Bench) -> Result<()> {
         let mut load = lab.load(run)?;
         load.connections = 64;
         load.posts_per_second = Some(2_000.0);
-        load.time_max = bench.seconds(5, 45);
+        load.time_max = bench.seconds(5, 25);
         let posted = post(&load)?;
         let found = lab.reconcile(&posted.acked, "first", Duration::from_secs(60))?;
         let p99 = found.summary["age_ms"]["p99"].as_f64().context("age")?;
         Ok((p99, found))
     };
-    // Unmeasured: connections are made, caches filled.
-    phase(&mut lab, 1)?;
-    let (alone, found_alone) = phase(&mut lab, 2)?;
     let hang = json!([{"path": "/at/hanging/optimizely/v1/events",
         "action": {"delay_ms": 30_000, "status": 503}}]);
     lab.control("PUT", "faults", &hang)?;
-    lab.install("hanging")?;
-    let (beside, found_beside) = phase(&mut lab, 3)?;
-    bench
-        .table
-        .note("isolation", "accept to vendor, p99, alone", ms(alone));
+    // Unmeasured: connections are made, caches filled.
+    phase(&mut lab, 0)?;
+    let (mut alone, mut beside, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..3 {
+        let (p99, found) = phase(&mut lab, 1 + 2 * turn)?;
+        alone.push(p99);
+        all.push(found);
+        let hanging = lab.install("hanging")?;
+        let (p99, found) = phase(&mut lab, 2 + 2 * turn)?;
+        beside.push(p99);
+        all.push(found);
+        lab.admin("DELETE", &format!("integrations/{hanging}"), &Value::Null)?;
+    }
+    let middle = |turns: &mut Vec<f64>| {
+        turns.sort_by(f64::total_cmp);
+        let each: Vec<String> = turns.iter().copied().map(ms).collect();
+        (turns.get(1).copied().unwrap_or(0.0), each.join(", "))
+    };
+    let ((alone, each_alone), (beside, each_beside)) = (middle(&mut alone), middle(&mut beside));
+    bench.table.note(
+        "isolation",
+        "accept to vendor, p99, alone, three times",
+        each_alone,
+    );
     let moved = (beside / alone.max(1.0) - 1.0) * 100.0;
     bench.table.goal(
         "isolation",
         "… beside one that hangs 30 s a call",
-        format!("{} ({moved:+.0} %)", ms(beside)),
+        format!("{each_beside} ({moved:+.0} %)"),
         "< 20 %",
         moved < 20.0,
     );
-    bench.told("isolation", &found_alone)?;
-    bench.told("isolation", &found_beside)?;
+    bench.told("isolation", &all)?;
     lab.clean();
     Ok(())
 }
@@ -473,6 +502,6 @@ fn kill9(bench: &mut Bench) -> Result<()> {
         "slowest restart to ready",
         format!("{} ms", report.ready_max.as_millis()),
     );
-    bench.told("kill9", &report.reconciled)?;
+    bench.told("kill9", std::slice::from_ref(&report.reconciled))?;
     report.verdict()
 }

@@ -307,8 +307,8 @@ impl Blueprint {
             match self.part(parts, name).map(|part| &part.result) {
                 Some(PartResult::Item { json, .. }) => {
                     let at = self.requests.iter().find(|request| request.name == *name);
-                    let json =
-                        at.map_or_else(|| json.clone(), |def| super::request::bare_item(def, json));
+                    let json = at
+                        .map_or_else(|| json.to_vec(), |def| super::request::bare_item(def, json));
                     let sent: Value = serde_json::from_slice(&json)
                         .map_err(|error| format!("`{name}` is not JSON: {error}"))?;
                     differ(name, wanted, &sent).map_or(Ok(()), Err)?;

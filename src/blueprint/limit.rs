@@ -58,81 +58,74 @@ pub(crate) struct Pattern {
     pub(crate) limit: Limit,
 }
 
-/// The limits that may still apply below where we are.
+/// Most limits of a request.
+pub(crate) const LIMITS_MAX: usize = 64;
+
+/// The limits that apply where we are in an item, or may still apply below.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits<'l> {
-    /// Each with the number of steps already taken.
-    found: &'l [(&'l Pattern, usize)],
-    received_at_ms: Millis,
-}
-
-/// The limits that apply at or below one step further.
-#[derive(Debug)]
-pub(crate) struct Below<'l> {
-    found: Vec<(&'l Pattern, usize)>,
+    patterns: &'l [Pattern],
+    /// Those whose path agrees with the way here, by bit.
+    agree: u64,
+    /// Steps taken so far.
+    depth: usize,
     pub(crate) received_at_ms: Millis,
 }
 
 impl<'l> Limits<'l> {
     pub(crate) const NONE: Limits<'static> = Limits {
-        found: &[],
+        patterns: &[],
+        agree: 0,
+        depth: 0,
         received_at_ms: 0,
     };
 
-    pub(crate) fn is_empty(self) -> bool {
-        self.found.is_empty()
-    }
-
-    pub(crate) fn below(self, name: &str) -> Below<'l> {
-        self.next(|step| step == "*" || step == name)
-    }
-
-    pub(crate) fn below_at(self, at: usize) -> Below<'l> {
-        self.next(|step| step == "*" || step.parse() == Ok(at))
-    }
-
-    fn next(self, fits: impl Fn(&str) -> bool) -> Below<'l> {
-        if self.found.is_empty() {
-            return Below {
-                found: Vec::new(),
-                received_at_ms: self.received_at_ms,
-            };
-        }
-        let found = self
-            .found
-            .iter()
-            .filter(|(pattern, taken)| pattern.steps.get(*taken).is_some_and(|step| fits(step)))
-            .map(|(pattern, taken)| (*pattern, taken + 1))
-            .collect();
-        Below {
-            found,
-            received_at_ms: self.received_at_ms,
-        }
-    }
-}
-
-impl<'l> Below<'l> {
     /// All limits of a request, at the top of an item.
     pub(crate) fn top(patterns: &'l [Pattern], received_at_ms: Millis) -> Self {
+        let patterns = patterns.get(..LIMITS_MAX).unwrap_or(patterns);
         Self {
-            found: patterns.iter().map(|pattern| (pattern, 0)).collect(),
+            patterns,
+            agree: (0..patterns.len()).fold(0, |agree, at| agree | 1 << at),
+            depth: 0,
             received_at_ms,
         }
     }
 
-    pub(crate) fn limits(&self) -> Limits<'_> {
-        Limits {
-            found: &self.found,
-            received_at_ms: self.received_at_ms,
-        }
+    pub(crate) fn is_empty(self) -> bool {
+        self.agree == 0
     }
 
-    /// Those whose path ends here.
-    pub(crate) fn ending(&self) -> impl Iterator<Item = (&'l str, &'l Limit)> {
-        self.found
-            .iter()
-            .filter(|(pattern, taken)| pattern.steps.len() == *taken)
-            .map(|(pattern, _)| (pattern.text.as_str(), &pattern.limit))
+    /// One step further.
+    pub(crate) fn below(self, name: &str) -> Self {
+        self.next(|step| step == "*" || step == name)
+    }
+
+    /// … to an item of a list.
+    pub(crate) fn below_at(self, at: usize) -> Self {
+        self.next(|step| step == "*" || step.parse() == Ok(at))
+    }
+
+    fn next(mut self, fits: impl Fn(&str) -> bool) -> Self {
+        if self.is_empty() {
+            return self;
+        }
+        for (at, pattern) in self.patterns.iter().enumerate() {
+            if !pattern.steps.get(self.depth).is_some_and(|step| fits(step)) {
+                self.agree &= !(1 << at);
+            }
+        }
+        self.depth += 1;
+        self
+    }
+
+    /// Those whose path ends here, each with its path.
+    pub(crate) fn ending(self) -> impl Iterator<Item = (&'l str, &'l Limit)> {
+        let agree = self.patterns.iter().enumerate();
+        agree
+            .filter(move |(at, pattern)| {
+                self.agree & 1 << at != 0 && pattern.steps.len() == self.depth
+            })
+            .map(|(_, pattern)| (pattern.text.as_str(), &pattern.limit))
     }
 }
 

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::secret::Secret;
 
 mod amount;
@@ -23,6 +25,7 @@ mod formula;
 mod function;
 mod javascript;
 mod limit;
+
 mod plan;
 mod rates;
 mod ready;
@@ -30,6 +33,7 @@ mod request;
 mod resolve;
 mod responses;
 mod settings;
+mod sheet;
 mod table;
 mod template;
 mod texts;
@@ -45,6 +49,7 @@ use diagnostic::Faults;
 pub use example::event_of;
 pub use plan::{ItemKeys, OnceKey, OncePlan, Plan, Rate, RateOf, RequestPlan, TableSource};
 pub(crate) use responses::verdict as common_verdict;
+pub use sheet::Sheet;
 pub use table::Table;
 
 /// One remark on a blueprint, with its place (lines and columns count from 1, columns in characters).
@@ -182,7 +187,7 @@ pub enum PartResult {
     /// An item, as JSON bytes.
     Item {
         /// The bytes; opaque where an unbatched request uses the event around its item.
-        json: Vec<u8>,
+        json: Bytes,
         /// The value of `batch.by`: items of different groups never share a request.
         group: u64,
         /// What it is known by on its way.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::compile::RowsDef;
 use super::eval::{Scene, eval};
 use super::expr::Expr;
-use super::limit::{Below, Limits};
+use super::limit::Limits;
 use super::ready::{Ready, ReadyEntries, ReadySend};
+use super::sheet::Sheet;
 use super::table::Table;
 use super::travel::Digests;
 use super::wire::RequestDef;
@@ -209,22 +210,24 @@ impl Plan {
         read(record, |kind, name| self.places(kind, name))
     }
 
-    /// What an event becomes, of which this plan has [`read`](Self::read) what it looks at.
+    /// What an event becomes, of which this plan has [`read`](Self::read) what it looks at. The items are written on
+    /// the sheet.
     #[must_use]
-    pub fn map_read(&self, seen: &Seen<'_>, tables: &Tables) -> Mapping {
-        self.run(seen, tables, false).0
+    pub fn map_read(&self, seen: &Seen<'_>, tables: &Tables, sheet: &mut Sheet) -> Mapping {
+        self.run(seen, tables, sheet, false).0
     }
 
     /// What an event becomes.
     #[must_use]
     pub fn map(&self, event: &Event, tables: &Tables) -> Mapping {
-        self.run(&self.look(event), tables, false).0
+        self.run(&self.look(event), tables, &mut Sheet::default(), false)
+            .0
     }
 
     /// As `map`, and for every field of every item the line that made it (slow: for people).
     #[must_use]
     pub fn map_traced(&self, event: &Event, tables: &Tables) -> (Mapping, Vec<Vec<FieldTrace>>) {
-        self.run(&self.look(event), tables, true)
+        self.run(&self.look(event), tables, &mut Sheet::default(), true)
     }
 
     fn look<'e>(&self, event: &'e Event) -> Seen<'e> {
@@ -236,6 +239,7 @@ impl Plan {
         &self,
         seen: &Seen<'_>,
         tables: &Tables,
+        sheet: &mut Sheet,
         traced: bool,
     ) -> (Mapping, Vec<Vec<FieldTrace>>) {
         let (when, skips, sends) = match self.entry(seen.kind, seen.name.as_deref()) {
@@ -275,7 +279,7 @@ impl Plan {
         let parts = sends
             .iter()
             .map(|send| {
-                let (part, trace) = self.part(send, &scene, tables, &mut digests, traced);
+                let (part, trace) = self.part(send, &scene, tables, sheet, &mut digests, traced);
                 traces.extend(trace);
                 part
             })
@@ -288,6 +292,7 @@ impl Plan {
         send: &'s ReadySend,
         scene: &'s Scene<'s>,
         tables: &Tables,
+        sheet: &mut Sheet,
         digests: &mut Digests<'s>,
         traced: bool,
     ) -> (Part, Option<Vec<FieldTrace>>) {
@@ -307,15 +312,17 @@ impl Plan {
             scene.take_problems();
             return (part(skipped("filtered"), Vec::new()), None);
         }
-        let mut writer = Writer::new();
+        let mut writer = Writer::on(std::mem::take(&mut sheet.draft));
         writer.trace = traced.then(Vec::new);
         writer.strip = wire.def.strip.as_deref();
         writer.most_bytes = wire.def.bytes_max;
-        let result = match self.write_item(&mut writer, send, wire, scene) {
+        let written = self.write_item(&mut writer, send, wire, scene);
+        sheet.draft = std::mem::take(&mut writer.out);
+        let result = match written {
             Ok(true) => PartResult::Item {
                 group: group_of(send, scene),
                 keys: send.travel.keys(&wire.def.name, scene, digests),
-                json: std::mem::take(&mut writer.out),
+                json: sheet.written(),
             },
             Ok(false) => skipped("nothing to send"),
             Err(stop) => stopped(stop, tables),
@@ -350,13 +357,7 @@ impl Plan {
         if !holes.is_empty() {
             writer.out.push(b'[');
         }
-        let top;
-        let limits = if wire.def.limits.is_empty() {
-            Limits::NONE
-        } else {
-            top = Below::top(&wire.def.limits, scene.received_at_ms());
-            top.limits()
-        };
+        let limits = Limits::top(&wire.def.limits, scene.received_at_ms());
         if !writer.write(&send.item, cx, &Path::TOP, send.line, limits)? {
             return Ok(false);
         }

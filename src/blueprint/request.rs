@@ -126,12 +126,11 @@ fn body(
         return Ok(Vec::new());
     };
     let scene = Scene::of_request(holes, tables);
-    let mut writer = Writer::new();
+    let bytes: usize = items.iter().map(|item| item.len() + 1).sum();
+    // … and what stands around the items.
+    let mut writer = Writer::on(Vec::with_capacity(bytes + 512));
     writer.items = items;
     writer.strip = def.strip.as_deref();
-    writer
-        .out
-        .reserve(items.iter().map(|item| item.len() + 1).sum());
     writer
         .write(body, scene.cx(), &Path::TOP, 0, Limits::NONE)
         .map_err(|_| format!("the body of `{}` lacks something it requires", def.name))?;

@@ -8,7 +8,7 @@ use super::FieldKind;
 use super::compile::{Compiler, find};
 use super::expr::Expr;
 use super::function::{Fun, Type};
-use super::limit::{Limit, OverRule, Pattern};
+use super::limit::{LIMITS_MAX, Limit, OverRule, Pattern};
 use super::resolve::{Scope, Sees};
 use super::responses::{Outcome, Rule};
 use super::template::{Element, Member, Tpl};
@@ -360,8 +360,8 @@ impl Compiler<'_> {
                 steps,
                 limit,
             });
-            if patterns.len() > 64 {
-                self.shape(node, "a request has at most 64 limits");
+            if patterns.len() > LIMITS_MAX {
+                self.shape(node, format!("a request has at most {LIMITS_MAX} limits"));
                 break;
             }
         }

@@ -115,9 +115,11 @@ pub(crate) struct Writer<'w> {
 }
 
 impl<'w> Writer<'w> {
-    pub(crate) fn new() -> Self {
+    /// Writes over what stands there.
+    pub(crate) fn on(mut out: Vec<u8>) -> Self {
+        out.clear();
         Self {
-            out: Vec::with_capacity(768),
+            out,
             notes: Vec::new(),
             trace: None,
             strip: None,
@@ -340,8 +342,8 @@ impl<'w> Writer<'w> {
         self.out.push(b':');
         let start = self.out.len();
         let below = limits.below(key);
-        self.json(value, &here, line, below.limits())?;
-        if self.limited(start, &here, line, &below)?.is_break() {
+        self.json(value, &here, line, below)?;
+        if self.limited(start, &here, line, below)?.is_break() {
             self.out.truncate(mark);
             return Ok(());
         }
@@ -443,7 +445,7 @@ impl<'w> Writer<'w> {
         first: &mut bool,
         here: &Path<'_>,
         line: u32,
-        below: limit::Below<'_>,
+        below: Limits<'_>,
     ) -> Result<(), Stop> {
         let mark = self.out.len();
         if !*first {
@@ -451,11 +453,11 @@ impl<'w> Writer<'w> {
         }
         self.out.extend_from_slice(head);
         let start = self.out.len();
-        if !self.write(tpl, cx, here, line, below.limits())? {
+        if !self.write(tpl, cx, here, line, below)? {
             self.out.truncate(mark);
             return Ok(());
         }
-        if self.limited(start, here, line, &below)?.is_break() {
+        if self.limited(start, here, line, below)?.is_break() {
             self.out.truncate(mark);
             return Ok(());
         }
@@ -478,7 +480,7 @@ impl<'w> Writer<'w> {
         start: usize,
         path: &Path<'_>,
         line: u32,
-        below: &limit::Below<'_>,
+        below: Limits<'_>,
     ) -> Result<ControlFlow<()>, Stop> {
         for (pattern, limit) in below.ending() {
             let Some(over) = limit.apply(&mut self.out, start, below.received_at_ms) else {
@@ -521,7 +523,7 @@ impl<'w> Writer<'w> {
                 self.out.push(b',');
             }
             let below = limits.below_at(count);
-            if self.write(&item.tpl, cx, &path.at(count), item.line, below.limits())? {
+            if self.write(&item.tpl, cx, &path.at(count), item.line, below)? {
                 count += 1;
             } else {
                 self.out.truncate(mark);
@@ -671,7 +673,7 @@ impl<'w> Writer<'w> {
                     if at > 0 {
                         self.out.push(b',');
                     }
-                    self.json(item, &path.at(at), line, limits.below_at(at).limits())?;
+                    self.json(item, &path.at(at), line, limits.below_at(at))?;
                 }
                 self.out.push(b']');
             }
@@ -780,7 +782,7 @@ impl Rows<'_, '_> {
         let below = self.limits.below_at(self.count);
         match self
             .writer
-            .write(&self.each.row, cx, &here, self.each.line, below.limits())
+            .write(&self.each.row, cx, &here, self.each.line, below)
         {
             Ok(true) => self.count += 1,
             Ok(false) | Err(Stop::Missing(_)) => {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::flow::Held;
@@ -40,7 +41,7 @@ pub(super) struct Item {
     /// The request the blueprint made it for (another one may carry it).
     pub part: usize,
     /// JSON bytes.
-    pub json: Vec<u8>,
+    pub json: Bytes,
     /// Items of one lane keep their order.
     pub lane: Option<u64>,
     /// What it holds of the marks.
@@ -232,7 +233,7 @@ pub(super) mod tests {
         Item {
             slot,
             part: 0,
-            json,
+            json: json.into(),
             lane: None,
             held: None,
         }
@@ -261,10 +262,10 @@ pub(super) mod tests {
             for (slot, (request, group, key, size, pause)) in items.iter().enumerate() {
                 now += pause;
                 batcher.cut_due(now, &mut cut);
-                let item = plain(slot, vec![b'x'; *size]);
-                // The group is written into the item's first bytes to be seen in the batch.
-                let mut item = item;
-                item.json[0] = u8::try_from(*group).unwrap();
+                // The group is written into the item's first byte to be seen in the batch.
+                let mut json = vec![b'x'; *size];
+                json[0] = u8::try_from(*group).unwrap();
+                let item = plain(slot, json);
                 batcher.add(*request, *group, item, &envelope(*key, 20), now, &mut cut);
                 prop_assert!(batcher.next_due_ms().is_none_or(|due| due > now && due <= now + 100));
             }

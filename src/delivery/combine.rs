@@ -1,6 +1,6 @@
 //! Makes one object of several of the same lane: objects are merged deep, the later one wins. Pure.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde_json::Value;
 
 use super::batch::Item;
@@ -12,8 +12,17 @@ pub(super) struct Combined {
     pub of: Vec<Vec<usize>>,
 }
 
-/// Combines the items of each lane; an item without a lane, or that is no object, stays alone.
-pub(super) fn combine(items: &[Item]) -> Combined {
+/// Combines the items of each lane; an item without a lane, or that is no object, stays alone. None when no two items
+/// have the same lane: then they are sent as they are.
+pub(super) fn combine(items: &[Item]) -> Option<Combined> {
+    let mut met = HashSet::with_capacity(items.len());
+    if items
+        .iter()
+        .filter_map(|item| item.lane)
+        .all(|lane| met.insert(lane))
+    {
+        return None;
+    }
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut known: HashMap<u64, usize> = HashMap::new();
     for (index, item) in items.iter().enumerate() {
@@ -35,19 +44,19 @@ pub(super) fn combine(items: &[Item]) -> Combined {
             }
             None => {
                 for (index, item) in group.into_iter().zip(of) {
-                    combined.objects.push(item.json.clone());
+                    combined.objects.push(item.json.to_vec());
                     combined.of.push(vec![index]);
                 }
             }
         }
     }
-    combined
+    Some(combined)
 }
 
 fn merged(items: &[&Item]) -> Option<Vec<u8>> {
     let (first, rest) = items.split_first()?;
     if rest.is_empty() {
-        return Some(first.json.clone());
+        return Some(first.json.to_vec());
     }
     let mut whole: Value = serde_json::from_slice(&first.json).ok()?;
     for item in rest {
@@ -78,13 +87,15 @@ fn merge(whole: &mut Value, later: Value) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn item(lane: Option<u64>, json: &str) -> Item {
         Item {
             slot: 0,
             part: 0,
-            json: json.into(),
+            json: Bytes::copy_from_slice(json.as_bytes()),
             lane,
             held: None,
         }
@@ -100,7 +111,7 @@ mod tests {
             item(Some(3), "[1]"),
             item(Some(3), "[2]"),
         ];
-        let combined = combine(&items);
+        let combined = combine(&items).unwrap();
         let texts: Vec<&str> = combined
             .objects
             .iter()
@@ -120,5 +131,6 @@ mod tests {
             combined.of,
             [vec![0, 2], vec![1], vec![3], vec![4], vec![5]]
         );
+        assert!(combine(&items[..2]).is_none(), "each is of another lane");
     }
 }

@@ -119,7 +119,7 @@ pub(super) struct Job {
     first_failed_ms: Option<Millis>,
     /// Made once: every attempt sends the same bytes.
     pub wire: Option<Request>,
-    /// With `combine`: which items each object sent stands for.
+    /// Where `combine` made fewer objects of them: which items each object sent stands for.
     pub combined: Option<Vec<Vec<usize>>>,
     /// `batch`, `replay`, `hold` or `probe`.
     pub trigger: &'static str,
@@ -511,7 +511,7 @@ impl Flow {
         &mut self,
         request: usize,
         keys: ItemKeys,
-        json: &mut Vec<u8>,
+        json: &mut Bytes,
         slot: &Slot,
         now_ms: Millis,
     ) -> Result<(Option<u64>, Option<Box<Held>>), Ended> {
@@ -752,7 +752,7 @@ impl Job {
 
 /// Takes a field at the top of an item out of it. (Items of requests that use the event around them are a list that
 /// begins with the item.)
-fn strip(json: &mut Vec<u8>, field: &str) {
+fn strip(json: &mut Bytes, field: &str) {
     let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(json) else {
         return;
     };
@@ -764,7 +764,7 @@ fn strip(json: &mut Vec<u8>, field: &str) {
         && item.shift_remove(field).is_some()
         && let Ok(stripped) = serde_json::to_vec(&value)
     {
-        *json = stripped;
+        *json = stripped.into();
     }
 }
 

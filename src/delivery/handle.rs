@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -409,7 +410,7 @@ fn shown(integration: &Integration, name: &str, value: &Secret) -> String {
 struct Probe {
     index: usize,
     request: Request,
-    item: Vec<u8>,
+    item: Bytes,
 }
 
 /// An event nobody posted, recognisable as such at the vendor.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::batch::Envelope;
 use super::flow::{Arrival, Arrivals, Origin};
-use crate::blueprint::{Mapping, Tables};
+use crate::blueprint::{Mapping, Sheet, Tables};
 use crate::clock::Millis;
 use crate::event::reads::Seen;
 use crate::journal::{Entry, Parked};
@@ -20,10 +20,11 @@ pub(super) fn map_fresh(
     generation: u64,
     entries: Vec<Entry>,
 ) -> Arrivals {
+    let mut sheet = Sheet::for_many();
     let events = entries
         .into_iter()
         .map(|entry| {
-            let (mapped, times) = map_one(integration, tables, &entry.bytes);
+            let (mapped, times) = map_one(integration, tables, &entry.bytes, &mut sheet);
             Arrival {
                 seq: entry.seq,
                 at_ms: entry.at_ms,
@@ -48,10 +49,11 @@ pub(super) fn map_parked(
     generation: u64,
     parked: Vec<Parked>,
 ) -> Arrivals {
+    let mut sheet = Sheet::for_many();
     let events = parked
         .into_iter()
         .map(|parked| {
-            let (mapped, times) = map_one(integration, tables, &parked.record);
+            let (mapped, times) = map_one(integration, tables, &parked.record, &mut sheet);
             Arrival {
                 seq: parked.seq,
                 at_ms: times.map_or(parked.since_ms, |times| times.received_ms),
@@ -100,6 +102,7 @@ fn map_one(
     integration: &Integration,
     tables: &Tables,
     record: &[u8],
+    sheet: &mut Sheet,
 ) -> (Result<Mapping, String>, Option<Times>) {
     // One record that trips a bug of ours must not stop all others for ever.
     let mapped = catch_unwind(AssertUnwindSafe(|| {
@@ -107,7 +110,7 @@ fn map_one(
         let seen = plan.read(record).map_err(|error| error.to_string())?;
         let mapping = match unwanted(integration, &seen) {
             Some(reason) => Mapping::Skipped(reason),
-            None => plan.map_read(&seen, tables),
+            None => plan.map_read(&seen, tables, sheet),
         };
         let times = Times {
             received_ms: seen.received_at_ms,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::flow::{Flow, FlowOptions, Heard, HeardVerdict};
+use super::worker::READ_BYTES;
 use super::{mapping, wire};
 use crate::blueprint::{Tables, Verdict};
 use crate::clock::Millis;
@@ -54,8 +55,31 @@ impl Rehearsal {
     }
 
     /// Takes records through: read, mapped, in order, cut into batches, made into requests, all taken by the vendor,
-    /// and settled. Time goes by as the rates of the requests ask for.
+    /// and settled. They come in as many at a time as a worker reads. Time goes by as the rates of the requests ask
+    /// for.
     pub fn run(&mut self, records: &[Bytes]) -> Made {
+        let mut made = Made::default();
+        let mut rest = records;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fit = rest.iter().take_while(|record| {
+                bytes += record.len();
+                bytes <= READ_BYTES
+            });
+            let (chunk, later) = rest.split_at(fit.count().max(1));
+            rest = later;
+            self.take_in(chunk, &mut made);
+            self.send(&mut made);
+        }
+        while self.flow.unsettled() > 0 {
+            let next_ms = self.flow.wakes_ms(self.now_ms);
+            self.now_ms = next_ms.unwrap_or(self.now_ms).max(self.now_ms + 1);
+            self.send(&mut made);
+        }
+        made
+    }
+
+    fn take_in(&mut self, records: &[Bytes], made: &mut Made) {
         let seqs = self.next..;
         let entries = seqs.zip(records).map(|(seq, bytes)| Entry {
             seq,
@@ -72,16 +96,7 @@ impl Rehearsal {
             self.flow.learn(&[]);
         }
         self.flow.absorb(arrivals, self.now_ms);
-        let mut made = Made {
-            before_sending: (self.processor)().saturating_sub(begun),
-            ..Made::default()
-        };
-        while self.flow.unsettled() > 0 {
-            self.send(&mut made);
-            let next_ms = self.flow.wakes_ms(self.now_ms);
-            self.now_ms = next_ms.unwrap_or(self.now_ms).max(self.now_ms + 1);
-        }
-        made
+        made.before_sending += (self.processor)().saturating_sub(begun);
     }
 
     fn send(&mut self, made: &mut Made) {

@@ -14,12 +14,14 @@ pub(super) fn make(plan: &Plan, job: &mut Job) -> Result<(), String> {
         .requests()
         .get(request)
         .is_some_and(|request| request.combine);
-    let combined = combines.then(|| combine::combine(&job.batch.items));
+    let combined = combines
+        .then(|| combine::combine(&job.batch.items))
+        .flatten();
     let items: Vec<&[u8]> = match &combined {
         Some(combined) => combined.objects.iter().map(Vec::as_slice).collect(),
         None => {
             let items = job.batch.items.iter();
-            items.map(|item| item.json.as_slice()).collect()
+            items.map(|item| &*item.json).collect()
         }
     };
     job.wire = Some(plan.assemble(request, &items, &job.batch.envelope.tables)?);

@@ -41,7 +41,7 @@ pub(super) const WINDOW_EVENTS: usize = 8_192;
 pub(super) const WINDOW_BYTES: usize = 16 << 20;
 
 /// Read from the journal at a time.
-const READ_BYTES: usize = 512 << 10;
+pub(super) const READ_BYTES: usize = 512 << 10;
 
 /// At the tail the journal is read at most this often, so that events come by the hundred and not by the commit. The
 /// first event after a lull is read at once.

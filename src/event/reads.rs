@@ -426,16 +426,19 @@ impl Place {
         depth: usize,
         reading: &mut Reading<'r, '_>,
     ) -> Scan {
-        let array = scanner.peek() == Some(b'[');
+        let first = scanner.peek();
         if let (Some(number), true) = (self.number, self.below.is_empty()) {
-            let raw = scanner.value(depth)?;
-            match found(raw, &self.reads, depth) {
+            let what = match first {
+                Some(b'"') => scanner.text()?.read().map(Found::Text),
+                _ => found(scanner.value(depth)?, &self.reads, depth),
+            };
+            match what {
                 Some(what) => reading.put(number, what),
                 None => reading.odd = true,
             }
             return Ok(());
         }
-        if self.number.is_none() && !array {
+        if self.number.is_none() && first != Some(b'[') {
             return self.read_below(scanner, depth, reading);
         }
         // Rarely looked into: a list, or a group that is wanted whole as well.
@@ -501,11 +504,8 @@ impl Place {
     }
 }
 
-/// What stands in `raw`, as far as it is read. `depth`: of the value.
+/// What stands in `raw`, which is no text, as far as it is read. `depth`: of the value.
 fn found<'r>(raw: &'r str, reads: &Reads, depth: usize) -> Option<Found<'r>> {
-    if let Some(text) = Text::of(raw) {
-        return text.read().map(Found::Text);
-    }
     Some(match value(raw, reads, depth)? {
         Value::Null => Found::Nothing,
         value => Found::Json(Cow::Owned(value)),

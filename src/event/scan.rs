@@ -25,16 +25,69 @@ pub enum SyntaxKind {
     /// The text ends before the value does.
     Ends,
     /// Something else stands where this was expected.
-    Expected(&'static str),
+    Expected(Wanted),
     /// Nested deeper than [`DEPTH_MAX`].
     TooDeep,
+}
+
+/// What the grammar asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing more.
+    End,
+    /// An object.
+    Object,
+    /// An array.
+    Array,
+    /// The name of a member.
+    Key,
+    /// What follows a name.
+    Colon,
+    /// What follows a member.
+    NextMember,
+    /// What follows an item of an array.
+    NextItem,
+    /// Any value.
+    Value,
+    /// One of the three words.
+    Word,
+    /// A digit of a number.
+    Digit,
+    /// A character that may stand in a text.
+    Plain,
+    /// The digits of an escape.
+    Hex,
+    /// What follows a backslash.
+    Escape,
+}
+
+impl Wanted {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::End => "the end of the text",
+            Self::Object => "an object",
+            Self::Array => "an array",
+            Self::Key => "a key in double quotes",
+            Self::Colon => "`:` after a key",
+            Self::NextMember => "`,` or `}`",
+            Self::NextItem => "`,` or `]`",
+            Self::Value => "a value",
+            Self::Word => "`true`, `false` or `null`",
+            Self::Digit => "a digit",
+            Self::Plain => "no control character inside a text",
+            Self::Hex => "four hexadecimal digits after `\\u`",
+            Self::Escape => "an escape such as `\\n`",
+        }
+    }
 }
 
 impl std::fmt::Display for SyntaxKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Ends => f.write_str("the JSON ends too early"),
-            Self::Expected(what) => write!(f, "not valid JSON: expected {what}"),
+            Self::Expected(what) => {
+                write!(f, "not valid JSON: expected {}", what.as_str())
+            }
             Self::TooDeep => write!(f, "the JSON is nested deeper than {DEPTH_MAX} levels"),
         }
     }
@@ -96,13 +149,14 @@ impl<'a> Scanner<'a> {
     /// The next byte that is not white space.
     pub fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
-        while let Some(byte) = bytes.get(self.at) {
-            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
-                return Some(*byte);
+        loop {
+            match bytes.get(self.at).copied() {
+                // What is stored has none.
+                Some(byte) if byte > b' ' => return Some(byte),
+                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
+                other => return other,
             }
-            self.at += 1;
         }
-        None
     }
 
     /// Refuses anything but white space after the value.
@@ -112,7 +166,7 @@ impl<'a> Scanner<'a> {
     pub fn end(&mut self) -> Scan<()> {
         match self.peek() {
             None => Ok(()),
-            Some(_) => Err(self.expected("the end of the text")),
+            Some(_) => Err(self.expected(Wanted::End)),
         }
     }
 
@@ -126,18 +180,18 @@ impl<'a> Scanner<'a> {
         depth: usize,
         mut member: impl FnMut(&mut Self, Text<'a>) -> Scan<()>,
     ) -> Scan<()> {
-        self.open(b'{', "an object", depth)?;
+        self.open(b'{', Wanted::Object, depth)?;
         if self.peek() == Some(b'}') {
             self.at += 1;
             return Ok(());
         }
         loop {
             if self.peek() != Some(b'"') {
-                return Err(self.expected("a key in double quotes"));
+                return Err(self.expected(Wanted::Key));
             }
             let key = self.string()?;
             if self.peek() != Some(b':') {
-                return Err(self.expected("`:` after a key"));
+                return Err(self.expected(Wanted::Colon));
             }
             self.at += 1;
             member(self, key)?;
@@ -147,7 +201,7 @@ impl<'a> Scanner<'a> {
                     self.at += 1;
                     return Ok(());
                 }
-                _ => return Err(self.expected("`,` or `}`")),
+                _ => return Err(self.expected(Wanted::NextMember)),
             }
         }
     }
@@ -157,7 +211,7 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// When what stands here is not a well-formed array.
     pub fn array(&mut self, depth: usize, mut item: impl FnMut(&mut Self) -> Scan<()>) -> Scan<()> {
-        self.open(b'[', "an array", depth)?;
+        self.open(b'[', Wanted::Array, depth)?;
         if self.peek() == Some(b']') {
             self.at += 1;
             return Ok(());
@@ -170,7 +224,7 @@ impl<'a> Scanner<'a> {
                     self.at += 1;
                     return Ok(());
                 }
-                _ => return Err(self.expected("`,` or `]`")),
+                _ => return Err(self.expected(Wanted::NextItem)),
             }
         }
     }
@@ -184,6 +238,17 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         self.skip(depth)?;
         Ok(self.since(start))
+    }
+
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// When something else stands here, or it is not well formed.
+    pub fn text(&mut self) -> Scan<Text<'a>> {
+        match self.peek() {
+            Some(b'"') => self.string(),
+            _ => Err(self.expected(Wanted::Value)),
+        }
     }
 
     /// The slice from `start` to here.
@@ -202,11 +267,11 @@ impl<'a> Scanner<'a> {
             Some(b't') => self.word("true"),
             Some(b'f') => self.word("false"),
             Some(b'n') => self.word("null"),
-            _ => Err(self.expected("a value")),
+            _ => Err(self.expected(Wanted::Value)),
         }
     }
 
-    fn open(&mut self, bracket: u8, what: &'static str, depth: usize) -> Scan<()> {
+    fn open(&mut self, bracket: u8, what: Wanted, depth: usize) -> Scan<()> {
         if self.peek() != Some(bracket) {
             return Err(self.expected(what));
         }
@@ -220,7 +285,7 @@ impl<'a> Scanner<'a> {
     fn word(&mut self, word: &'static str) -> Scan<()> {
         for wanted in word.bytes() {
             if self.byte() != Some(wanted) {
-                return Err(self.expected("`true`, `false` or `null`"));
+                return Err(self.expected(Wanted::Word));
             }
             self.at += 1;
         }
@@ -256,29 +321,21 @@ impl<'a> Scanner<'a> {
             self.at += 1;
         }
         if self.at == start {
-            return Err(self.expected("a digit"));
+            return Err(self.expected(Wanted::Digit));
         }
         Ok(())
     }
 
     /// Reads a text; stands at its opening quote.
     fn string(&mut self) -> Scan<Text<'a>> {
-        let bytes = self.text.as_bytes();
         let start = self.at;
-        let mut at = start + 1;
         let mut escaped = false;
+        self.at += 1;
         loop {
-            while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-                let found = stops(u64::from_le_bytes(*eight));
-                if found != 0 {
-                    at += (found.trailing_zeros() / 8) as usize;
-                    break;
-                }
-                at += 8;
-            }
-            match bytes.get(at) {
+            self.at += plain(self.text.as_bytes().get(self.at..).unwrap_or_default());
+            match self.byte() {
                 Some(b'"') => {
-                    self.at = at + 1;
+                    self.at += 1;
                     return Ok(Text {
                         raw: self.since(start),
                         escaped,
@@ -286,19 +343,11 @@ impl<'a> Scanner<'a> {
                 }
                 Some(b'\\') => {
                     escaped = true;
-                    self.at = at + 1;
+                    self.at += 1;
                     self.escape()?;
-                    at = self.at;
                 }
-                Some(0..=0x1f) => {
-                    self.at = at;
-                    return Err(self.expected("no control character inside a text"));
-                }
-                Some(_) => at += 1,
-                None => {
-                    self.at = at;
-                    return Err(self.fault(SyntaxKind::Ends));
-                }
+                Some(_) => return Err(self.expected(Wanted::Plain)),
+                None => return Err(self.fault(SyntaxKind::Ends)),
             }
         }
     }
@@ -311,12 +360,12 @@ impl<'a> Scanner<'a> {
                 self.at += 1;
                 for _ in 0..4 {
                     if !self.byte().is_some_and(|byte| byte.is_ascii_hexdigit()) {
-                        return Err(self.expected("four hexadecimal digits after `\\u`"));
+                        return Err(self.expected(Wanted::Hex));
                     }
                     self.at += 1;
                 }
             }
-            _ => return Err(self.expected("an escape such as `\\n`")),
+            _ => return Err(self.expected(Wanted::Escape)),
         }
         Ok(())
     }
@@ -325,16 +374,33 @@ impl<'a> Scanner<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    fn expected(&self, what: &'static str) -> SyntaxFault {
+    #[cold]
+    fn expected(&self, what: Wanted) -> SyntaxFault {
         if self.at >= self.text.len() {
             return self.fault(SyntaxKind::Ends);
         }
         self.fault(SyntaxKind::Expected(what))
     }
 
+    #[cold]
     fn fault(&self, kind: SyntaxKind) -> SyntaxFault {
         SyntaxFault { at: self.at, kind }
     }
+}
+
+/// How many bytes come before the first that is a quote, a backslash or a control character.
+#[inline]
+fn plain(bytes: &[u8]) -> usize {
+    let (eights, rest) = bytes.as_chunks::<8>();
+    for (at, eight) in eights.iter().enumerate() {
+        let found = stops(u64::from_le_bytes(*eight));
+        if found != 0 {
+            return at * 8 + (found.trailing_zeros() / 8) as usize;
+        }
+    }
+    let stops = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    let in_rest = rest.iter().position(stops).unwrap_or(rest.len());
+    bytes.len() - rest.len() + in_rest
 }
 
 /// Marks the first of eight bytes (little endian) that ends a run of plain characters: a quote, a
@@ -342,11 +408,10 @@ impl<'a> Scanner<'a> {
 fn stops(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = ONES << 7;
-    let zero = |lanes: u64| lanes.wrapping_sub(ONES) & !lanes;
-    let quote = zero(word ^ (ONES * b'"' as u64));
-    let backslash = zero(word ^ (ONES * b'\\' as u64));
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    (quote | backslash | control) & HIGHS
+    // With this bit turned, the quote comes right after the control characters, and they stay among themselves.
+    let low = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
+    let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+    (low | backslash) & !word & HIGHS
 }
 
 /// A place in a JSON text, for people.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{optimizely, plan_with, read_json, tables_of};
-use crate::blueprint::{Plan, Tables};
+use crate::blueprint::{Plan, Sheet, Tables};
 use crate::event::Event;
 
 /// Looks at events in every way the language has.
@@ -98,7 +98,7 @@ proptest! {
             prop_assert_eq!((part.kind, part.timestamp_ms, part.received_at_ms), (whole.kind, whole.timestamp_ms, whole.received_at_ms));
             prop_assert_eq!(part.name.as_deref(), whole.field("event").and_then(Value::as_str));
             prop_assert_eq!(
-                format!("{:?}", plan.map_read(&part, &tables)),
+                format!("{:?}", plan.map_read(&part, &tables, &mut Sheet::default())),
                 format!("{:?}", plan.map(&whole, &tables))
             );
         }
@@ -158,7 +158,10 @@ fn members_in_another_order_or_there_twice_read_as_decoded_whole() {
             let whole = Event::decode(record.as_bytes()).unwrap();
             let part = plan.read(record.as_bytes()).unwrap();
             assert_eq!(
-                format!("{:?}", plan.map_read(&part, &Tables::default())),
+                format!(
+                    "{:?}",
+                    plan.map_read(&part, &Tables::default(), &mut Sheet::default())
+                ),
                 format!("{:?}", plan.map(&whole, &Tables::default())),
                 "{record}"
             );

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::slots::{Ended, Fate};
@@ -34,7 +35,7 @@ enum Left {
 }
 
 impl Known {
-    fn leave_out(&mut self, json: &mut Vec<u8>) -> Left {
+    fn leave_out(&mut self, json: &mut Bytes) -> Left {
         let Some(fields) = &self.fields else {
             return Left::All;
         };
@@ -62,7 +63,7 @@ impl Known {
             return Left::Nothing;
         }
         if let Ok(left) = serde_json::to_vec(&item) {
-            *json = left;
+            *json = left.into();
         }
         Left::Some
     }
@@ -93,7 +94,7 @@ impl Flow {
     }
 
     /// Is there nothing to be written of an item, for want of fields? Those that are missing are taken out of it.
-    pub(super) fn lacks_fields(&mut self, request: usize, json: &mut Vec<u8>) -> Option<Ended> {
+    pub(super) fn lacks_fields(&mut self, request: usize, json: &mut Bytes) -> Option<Ended> {
         let known = &mut self.lines.get_mut(request)?.known;
         (known.leave_out(json) == Left::Nothing)
             .then(|| Ended::As(Fate::Skipped(MISSING.to_owned())))

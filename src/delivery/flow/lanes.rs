@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::super::batch::{Envelope, Item};
 use crate::clock::Millis;
@@ -26,7 +27,8 @@ pub(super) struct Waiting {
 
 #[derive(Debug, Default)]
 struct Lane {
-    holders: VecDeque<u64>,
+    /// Mostly one.
+    holders: SmallVec<[u64; 2]>,
     waiting: VecDeque<Waiting>,
     free_ms: Millis,
 }
@@ -37,6 +39,8 @@ pub(super) struct Lanes {
     lanes: HashMap<LaneKey, Lane>,
     /// Lanes without holder, by when they open.
     timers: BTreeSet<(Millis, LaneKey)>,
+    /// Items that wait, in all lanes.
+    waiting: usize,
 }
 
 impl Lanes {
@@ -53,13 +57,14 @@ impl Lanes {
         if lane.holders.is_empty() {
             self.timers.remove(&(lane.free_ms, key));
         }
-        if lane.holders.back() != Some(&id) {
-            lane.holders.push_back(id);
+        if lane.holders.last() != Some(&id) {
+            lane.holders.push(id);
         }
     }
 
     /// An item waits.
     pub(super) fn wait(&mut self, key: LaneKey, waiting: Waiting) {
+        self.waiting += 1;
         self.lanes
             .entry(key)
             .or_default()
@@ -77,6 +82,7 @@ impl Lanes {
         let lane = self.lanes.get_mut(&key)?;
         let open = open(lane.waiting.front()?);
         if lane.joins(now_ms, open) {
+            self.waiting -= 1;
             lane.waiting.pop_front()
         } else {
             None
@@ -87,7 +93,7 @@ impl Lanes {
     pub(super) fn opens(&self, key: LaneKey, id: u64) -> Option<Millis> {
         match self.lanes.get(&key) {
             None => Some(Millis::MIN),
-            Some(lane) => (lane.holders.front() == Some(&id)).then_some(lane.free_ms),
+            Some(lane) => (lane.holders.first() == Some(&id)).then_some(lane.free_ms),
         }
     }
 
@@ -143,6 +149,9 @@ impl Lanes {
 
     /// When the next lane opens that somebody waits for.
     pub(super) fn next_due_ms(&self) -> Option<Millis> {
+        if self.waiting == 0 {
+            return None;
+        }
         self.timers
             .iter()
             .find(|(_, key)| {
@@ -165,6 +174,7 @@ impl Lanes {
                 taken.extend(out);
             }
         }
+        self.waiting -= taken.len();
         taken
     }
 
@@ -177,6 +187,7 @@ impl Lanes {
                 taken.extend(late.into_iter().enumerate());
             }
         }
+        self.waiting -= taken.len();
         taken
     }
 
@@ -188,7 +199,7 @@ impl Lanes {
 
 impl Lane {
     fn joins(&self, now_ms: Millis, open: Option<u64>) -> bool {
-        match self.holders.back() {
+        match self.holders.last() {
             None => self.free_ms <= now_ms,
             Some(last) => open == Some(*last),
         }

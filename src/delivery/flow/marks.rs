@@ -10,7 +10,7 @@ use crate::clock::Millis;
 use crate::journal::{Mark, Seq};
 
 /// Entries kept in memory beyond those in use.
-pub(super) const KEPT_MAX: usize = 65_536;
+pub(super) const KEPT_MAX: usize = 16_384;
 
 /// How long the journal keeps what is known of a `newest` key: an older event that comes later than this wins.
 const NEWEST_KEPT_MS: Millis = 30 * 24 * 3_600_000;

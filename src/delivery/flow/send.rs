@@ -197,21 +197,26 @@ impl Flow {
         {
             return;
         }
-        let mut kept = Vec::with_capacity(job.batch.items.len());
-        let mut gone = Vec::new();
-        for mut item in std::mem::take(&mut job.batch.items) {
-            if self.lose_field(&mut item) {
+        let mut ended = Vec::new();
+        for (at, item) in job.batch.items.iter_mut().enumerate() {
+            if self.lose_field(item) {
                 job.wire = None;
             }
-            match self.outdated(&item, now_ms) {
-                Some(ended) => gone.push((item, ended)),
+            ended.extend(self.outdated(item, now_ms).map(|fate| (at, fate)));
+        }
+        if ended.is_empty() {
+            return;
+        }
+        let mut ended = ended.into_iter().peekable();
+        let mut kept = Vec::with_capacity(job.batch.items.len());
+        let mut gone = Vec::new();
+        for (at, item) in std::mem::take(&mut job.batch.items).into_iter().enumerate() {
+            match ended.next_if(|(which, _)| *which == at) {
+                Some((_, fate)) => gone.push((item, fate)),
                 None => kept.push(item),
             }
         }
         job.batch.items = kept;
-        if gone.is_empty() {
-            return;
-        }
         job.wire = None;
         let lanes: Vec<_> = gone.iter().map(|(item, _)| item.lane).collect();
         self.leave_lanes(job, &lanes);

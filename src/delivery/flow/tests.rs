@@ -39,7 +39,7 @@ fn item(request: usize, seq: Seq, group: u64) -> Part {
     Part {
         request,
         result: PartResult::Item {
-            json: format!("{{\"seq\":{seq}}}").into_bytes(),
+            json: format!("{{\"seq\":{seq}}}").into(),
             group,
             keys: ItemKeys::default(),
         },
@@ -117,7 +117,7 @@ fn balanced(settle: &Settle) -> bool {
 }
 
 fn seqs_of(job: &Job) -> Vec<Seq> {
-    let text = |item: &Item| String::from_utf8(item.json.clone()).unwrap();
+    let text = |item: &Item| String::from_utf8(item.json.to_vec()).unwrap();
     job.batch
         .items
         .iter()

@@ -105,7 +105,7 @@ impl World {
                     .map(|request| Part {
                         request,
                         result: PartResult::Item {
-                            json: seq.to_string().into_bytes(),
+                            json: seq.to_string().into(),
                             group: 0,
                             keys: ItemKeys::default(),
                         },

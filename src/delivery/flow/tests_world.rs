@@ -73,7 +73,7 @@ fn event(seq: Seq, kind: Kind, origin: Origin) -> Arrival {
     let part = |request: usize, keys: ItemKeys| Part {
         request,
         result: PartResult::Item {
-            json: seq.to_string().into_bytes(),
+            json: seq.to_string().into(),
             group: 0,
             keys,
         },

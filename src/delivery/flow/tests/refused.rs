@@ -376,7 +376,7 @@ fn fields_the_vendor_does_not_have_are_left_out_and_named() {
     let written = |seq: Seq, values: &str| {
         let mut part = of(0, seq, seq);
         if let PartResult::Item { json, .. } = &mut part.result {
-            *json = format!(r#"{{"id":{seq},"values":{values}}}"#).into_bytes();
+            *json = format!(r#"{{"id":{seq},"values":{values}}}"#).into();
         }
         arrival(seq, vec![part])
     };
