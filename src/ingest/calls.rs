@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::auth::Account;
@@ -27,6 +28,24 @@ pub(super) enum Shape {
     Batch,
     /// Flag decisions: one, `{"batch": […]}`, or an array.
     Decision,
+}
+
+/// Room for records is made for so many bytes at a time: each record is a slice of it, and it is given back when all of
+/// them are written. A single event would take and give back some of its own, above what allocators are quick with.
+const ROOM_BYTES: usize = 32 << 10;
+
+thread_local! {
+    /// What is left of the room this thread made last.
+    static ROOM: Cell<BytesMut> = Cell::default();
+}
+
+/// Takes what is left, if it is enough.
+fn room_for(bytes: usize) -> BytesMut {
+    let room = ROOM.take();
+    if room.capacity() >= bytes {
+        return room;
+    }
+    BytesMut::with_capacity(bytes.max(ROOM_BYTES))
 }
 
 /// A request's events, sorted into those to append and those refused.
@@ -139,12 +158,11 @@ impl<B: Backend> Gate<B> {
             rules: &*self.rules,
             admits: sorted.account.permit.admits(),
         };
-        // One buffer for the whole request; each record is a slice of it.
-        let mut buffer = BytesMut::with_capacity(text.len() + events.len() * 320);
+        let mut room = room_for(text.len() + events.len() * 320);
         for index in 0..events.len() {
             let accepted = match shape {
-                Shape::Decision => events.accept_decision(index, &acceptance, &mut buffer),
-                _ => events.accept(index, kind, &acceptance, &mut buffer),
+                Shape::Decision => events.accept_decision(index, &acceptance, &mut room),
+                _ => events.accept(index, kind, &acceptance, &mut room),
             };
             match accepted {
                 Ok(event) => {
@@ -166,6 +184,7 @@ impl<B: Backend> Gate<B> {
                 }),
             }
         }
+        ROOM.set(room);
         Ok(sorted)
     }
 
