@@ -38,6 +38,7 @@ mod mapping;
 mod read;
 #[doc(hidden)]
 pub mod rehearsal;
+mod rest;
 pub(crate) mod retry;
 pub mod status;
 #[cfg(test)]

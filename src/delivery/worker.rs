@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::flow::{Arrivals, Bucket, Directory, Flow, FlowOptions, Job, paused_reasons};
 use super::status::Status;
-use super::{Sender, expiry, mapping, wire};
+use super::{Sender, expiry, mapping, rest, wire};
 use crate::blueprint::Tables;
 use crate::clock::{Millis, SharedClock};
 use crate::crew::Crew;
@@ -53,13 +53,6 @@ const TAIL_EVENTS: Seq = 1_024;
 /// Chunks being mapped at once. Two keep a second core busy. Where the blueprint keeps an order they are taken in as
 /// they were read; where it does not, as they come.
 const MAPPING_MAX: usize = 2;
-
-/// While acceptance is pressed, a thread that mapped rests this many times as long as it had to wait for a processor:
-/// what is accepted is safe in the journal and may go out a little later, a caller cannot wait. With processors to spare
-/// there is nothing to wait for, and no rest.
-const REST_TIMES: u32 = 8;
-/// Longest rest: mapping goes on, however busy the machine.
-const REST_MAX: Duration = Duration::from_millis(50);
 
 /// Parked records are looked for this often.
 const PARKED_EVERY_MS: Millis = 1_000;
@@ -454,10 +447,14 @@ impl Worker {
         };
         let (integration, tables) = (self.parts.integration.clone(), self.current_tables());
         let generation = self.generation;
-        self.spawn_mapping(move || mapping::map_fresh(&integration, &tables, generation, entries));
+        let oldest_ms = entries.first().map(|entry| entry.at_ms);
+        let age_ms = oldest_ms.map_or(0, |at_ms| self.parts.clock.now_ms() - at_ms);
+        let map = move || mapping::map_fresh(&integration, &tables, generation, entries);
+        self.spawn_mapping(age_ms, map);
     }
 
-    fn spawn_mapping(&mut self, map: impl FnOnce() -> Arrivals + Send + 'static) {
+    /// `age_ms`: of the oldest of the events; of those set apart, which have waited by intention, 0.
+    fn spawn_mapping(&mut self, age_ms: Millis, map: impl FnOnce() -> Arrivals + Send + 'static) {
         self.mapping += 1;
         self.tickets += 1;
         let ticket = self.tickets;
@@ -469,7 +466,7 @@ impl Worker {
         let journal = self.parts.journal.clone();
         self.work.push(Box::pin(async move {
             let rest = move |waited: Duration| match journal.is_pressed() {
-                true => waited.saturating_mul(REST_TIMES).min(REST_MAX),
+                true => rest::after(waited, age_ms),
                 false => Duration::ZERO,
             };
             let arrivals = mappers().run_and_rest(map, rest).await.ok();
@@ -738,7 +735,8 @@ impl Worker {
         self.parked_at_ms = self.parts.clock.now_ms();
         let (integration, tables) = (self.parts.integration.clone(), self.current_tables());
         let generation = self.generation;
-        self.spawn_mapping(move || mapping::map_parked(&integration, &tables, generation, parked));
+        let map = move || mapping::map_parked(&integration, &tables, generation, parked);
+        self.spawn_mapping(0, map);
     }
 
     /// Gives up what is older or more than the limits allow; said loudly, and tallied.
