@@ -234,6 +234,7 @@ impl App {
             head_timeout: Duration::from_secs(settings.header_timeout_s),
             connections_max: settings.max_connections,
             refusal: ingest::CONNECTION_REFUSED,
+            half_close: true,
             drain,
             connections: metrics::ingest_connections(),
             refused: metrics::ingest_shed("connections"),

@@ -41,6 +41,10 @@ pub struct ServeOptions {
     pub connections_max: usize,
     /// Written to a connection that is one too many, before it is closed: a whole HTTP answer.
     pub refusal: &'static [u8],
+    /// Nothing is read while a request is being worked on, which saves a system call and a buffer for every request;
+    /// a client may end its own side and wait for the answer. Else work for a client that is gone is given up, as
+    /// listeners with long answers want.
+    pub half_close: bool,
     /// When stopping, requests under way get this long to finish.
     pub drain: Duration,
     /// Shows the open connections.
@@ -57,6 +61,7 @@ impl Default for ServeOptions {
             head_bytes_max: 32 << 10,
             connections_max: 10_000,
             refusal: b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            half_close: false,
             drain: Duration::from_secs(20),
             connections: Gauge::noop(),
             refused: Counter::noop(),
@@ -79,9 +84,7 @@ pub async fn serve(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(options.head_timeout)
-        // A client may end its own side and wait for the answer. And nothing is read while a request is being worked
-        // on: looking for the end would cost a system call and a new buffer for every request.
-        .half_close(true)
+        .half_close(options.half_close)
         .max_headers(options.headers_max)
         .max_buf_size(options.head_bytes_max.max(8_192));
     let places = Arc::new(Semaphore::new(options.connections_max));
@@ -352,6 +355,30 @@ mod tests {
             tries += 1;
             assert!(tries < 1_000);
             tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_may_end_its_own_side_and_wait_for_the_answer_where_that_is_wanted() {
+        for (half_close, wanted) in [(true, "done"), (false, "")] {
+            let served = served(ServeOptions {
+                half_close,
+                ..ServeOptions::default()
+            })
+            .await;
+            let mut client = served.connect().await;
+            client
+                .write_all(b"POST /wait HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            served.entered.notified().await;
+            client.shutdown().await.unwrap();
+            if half_close {
+                served.go.notify_one();
+            }
+            let answer = rest(&mut client).await;
+            assert!(answer.ends_with(wanted), "{answer}");
+            assert_eq!(answer.is_empty(), wanted.is_empty(), "{answer}");
         }
     }
 

@@ -55,6 +55,22 @@ pub(crate) enum Expr {
     Call(Fun, Arc<[Expr]>),
 }
 
+impl Expr {
+    /// Whether the two surely give the same of one event. False says nothing.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let all = |these: &[Self], those: &[Self]| {
+            these.len() == those.len() && these.iter().zip(those).all(|(a, b)| a.is_same(b))
+        };
+        match (self, other) {
+            (Self::Seen(this), Self::Seen(that)) => this == that,
+            (Self::Text(this), Self::Text(that)) => this == that,
+            (Self::Pieces(these), Self::Pieces(those)) => all(these, those),
+            (Self::Call(this, these), Self::Call(that, those)) => this == that && all(these, those),
+            _ => std::ptr::eq(self, other),
+        }
+    }
+}
+
 /// Where a path into an event starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Root {

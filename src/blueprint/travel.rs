@@ -141,22 +141,19 @@ impl Travel {
         scene: &'s Scene<'s>,
         digests: &mut Digests<'s>,
     ) -> ItemKeys {
-        let text = |expr: &'s Expr| eval(expr, scene.cx()).text();
+        let lane = self.lane.as_ref();
+        let lane = lane.and_then(|expr| eval(expr, scene.cx()).text());
         ItemKeys {
-            lane: self
-                .lane
-                .as_ref()
-                .and_then(text)
-                .map(|text| (digests.of(text) >> 64) as u64),
-            newest: self
-                .newest
-                .as_ref()
-                .and_then(text)
-                .map(|text| digest(&["newest", request, &text])),
+            lane: lane.map(|text| (digests.of(text) >> 64) as u64),
+            newest: self.newest.as_ref().and_then(|expr| {
+                let text = digests.text(expr, scene)?;
+                Some(digest(&["newest", request, text]))
+            }),
             once: self.once.as_ref().and_then(|once| {
+                let key = digest(&["once", request, digests.text(&once.key, scene)?]);
                 let value = |value: &'s Expr| whole(value, scene, digests);
                 Some(OnceKey {
-                    key: digest(&["once", request, &text(&once.key)?]),
+                    key,
                     value: once.value.as_ref().map_or(0, value),
                 })
             }),
@@ -164,21 +161,44 @@ impl Travel {
     }
 }
 
-/// Digests of texts that stand alone: requests of one event often have the same lane and say the same. A few are enough.
+/// What the keys of one event came to: its requests often have the same lane and key, and say the same. A few are enough.
 #[derive(Debug, Default)]
-pub(crate) struct Digests<'s>([Option<(Cow<'s, str>, u128)>; 4]);
+pub(crate) struct Digests<'s> {
+    /// Of texts that stand alone.
+    alone: [Option<(Cow<'s, str>, u128)>; 4],
+    /// What formulas gave.
+    texts: [Option<(&'s Expr, Cow<'s, str>)>; 4],
+}
 
 impl<'s> Digests<'s> {
     fn of(&mut self, text: Cow<'s, str>) -> u128 {
-        let mut known = self.0.iter().flatten();
+        let mut known = self.alone.iter().flatten();
         if let Some((_, digest)) = known.find(|(known, _)| *known == text) {
             return *digest;
         }
         let digest = digest(&[&text]);
-        if let Some(place) = self.0.iter_mut().find(|place| place.is_none()) {
+        if let Some(place) = self.alone.iter_mut().find(|place| place.is_none()) {
             *place = Some((text, digest));
         }
         digest
+    }
+
+    /// The text of a key.
+    fn text(&mut self, expr: &'s Expr, scene: &'s Scene<'s>) -> Option<&str> {
+        let mut known = self.texts.iter().flatten();
+        let at = match known.position(|(known, _)| known.is_same(expr)) {
+            Some(at) => at,
+            None => {
+                let text = eval(expr, scene.cx()).text()?;
+                // With all taken, the last is written over.
+                let free = self.texts.iter().position(Option::is_none);
+                let at = free.unwrap_or(self.texts.len() - 1);
+                *self.texts.get_mut(at)? = Some((expr, text));
+                at
+            }
+        };
+        let (_, text) = self.texts.get(at)?.as_ref()?;
+        Some(text)
     }
 }
 
@@ -202,13 +222,34 @@ fn whole<'s>(expr: &'s Expr, scene: &'s Scene<'s>, digests: &mut Digests<'s>) ->
 
 /// The first 128 bits of SHA-256 over the parts, each after its length. Persisted: must be kept stable.
 pub(super) fn digest(parts: &[&str]) -> u128 {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    hash.finalize()
-        .iter()
+    // Nearly all are short enough to be hashed in one go, which is quicker.
+    let mut room = [0; 256];
+    let mut filled = 0;
+    let fits = parts.iter().all(|part| {
+        let end = filled + 8 + part.len();
+        let Some((length, text)) = room
+            .get_mut(filled..end)
+            .and_then(|place| place.split_at_mut_checked(8))
+        else {
+            return false;
+        };
+        length.copy_from_slice(&(part.len() as u64).to_le_bytes());
+        text.copy_from_slice(part.as_bytes());
+        filled = end;
+        true
+    });
+    let hash = match room.get(..filled) {
+        Some(filled) if fits => Sha256::digest(filled),
+        _ => {
+            let mut hash = Sha256::new();
+            for part in parts {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part.as_bytes());
+            }
+            hash.finalize()
+        }
+    };
+    hash.iter()
         .take(16)
         .fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
@@ -412,6 +453,28 @@ impl Compiler<'_> {
                     format!("no other request has the gate `{gate}`"),
                 );
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digest;
+
+    #[test]
+    fn a_digest_is_what_it_ever_was_however_long_its_parts() {
+        // Stored in journals: printed once, to be kept for ever.
+        let known = [
+            (0, "7999bc7509da19ecfb4dd9fd1c4edf18"),
+            (100, "2aa191ba898eb8df087e23e23c8dac7d"),
+            (223, "81cdde23ebcd9aa64035150dab0d34cf"),
+            (224, "2300b59c4c98b27492394aa2726bd27d"),
+            (1_000, "30226ce44adf4691e54bf74f333d4084"),
+        ];
+        for (length, wanted) in known {
+            let text = "x".repeat(length);
+            let found = digest(&["once", "event", &text]);
+            assert_eq!(format!("{found:032x}"), wanted, "{length}");
         }
     }
 }
