@@ -467,7 +467,11 @@ fn isolation(bench: &mut Bench) -> Result<()> {
         let (p99, found) = phase(&mut lab, 2 + 2 * turn)?;
         beside.push(p99);
         all.push(found);
-        lab.admin("DELETE", &format!("integrations/{hanging}"), &Value::Null)?;
+        lab.admin(
+            "DELETE",
+            &format!("integrations/{hanging}?force=true"),
+            &Value::Null,
+        )?;
     }
     let middle = |turns: &mut Vec<f64>| {
         turns.sort_by(f64::total_cmp);
