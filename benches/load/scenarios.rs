@@ -103,7 +103,7 @@ impl Bench {
     }
 
     /// Says what reconciling found, all in all; fails when anything is lost or has two identities.
-    pub(crate) fn told(&mut self, scenario: &str, found: &[Reconciled]) -> Result<()> {
+    fn told(&mut self, scenario: &str, found: &[Reconciled]) -> Result<()> {
         let sum = |of: &dyn Fn(&Reconciled) -> u64| found.iter().map(of).sum::<u64>();
         let repeats = |found: &Reconciled, name: &str| {
             // What the sandbox does not say counts as a fault.

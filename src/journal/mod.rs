@@ -50,8 +50,9 @@ pub use types::{
 /// Dead letters moved in one step of a replay: commits go on in between.
 const REPLAY_STEP: usize = 1_000;
 
-/// Niceness of the writing thread. With every processor busy it begins a commit a little later, when more has gathered
-/// for it: half as many commits, for which there is then more of the processors left. Far above delivery's 10.
+/// Niceness of the writing thread: less urgent than acceptance (0), more than delivery (10). With every processor busy it
+/// begins a commit a little later, when more has gathered for it; half as many commits leave more of the processors for
+/// what is accepted.
 const NICENESS: i32 = 5;
 
 /// The journal. Cheap to clone; all clones are one.
